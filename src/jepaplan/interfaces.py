@@ -1,0 +1,126 @@
+"""The few protocols through which the rooms know each other.
+
+A planner sees a `SequenceCost`; a cost sees a `WorldModel` and a `Distance`; a controller sees a `Planner`, a `CostTerms`
+and a `WorldModel`. Nothing here is subclassed: a class with the right methods is the thing.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from jepaplan.types import Plan, Search
+
+
+@runtime_checkable
+class ActionUnits(Protocol):
+    """The border between environment units and the normalised units in which models and planners think."""
+
+    def normalise(self, actions: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
+        """Environment units to normalised units."""
+        ...
+
+    def inverse(self, actions: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
+        """Normalised units to environment units."""
+        ...
+
+
+@runtime_checkable
+class WorldModel(Protocol):
+    """An encoder and an action-conditioned predictor of its latents. Actions are in normalised units."""
+
+    action_dim: int
+    stride: int  # environment steps per model step
+
+    @property
+    def action_units(self) -> ActionUnits:
+        """How environment actions become normalised ones; it travels with the weights."""
+        ...
+
+    def encode(
+        self,
+        observation: Shaped[Tensor, "B *observation"],
+        proprioception: Float[Tensor, "B P"] | None = None,
+    ) -> Float[Tensor, "B *latent"]:
+        """Latents of what was observed: uint8 images `B C height width` for pixel models."""
+        ...
+
+    def step(
+        self, latent: Float[Tensor, "B *latent"], action: Float[Tensor, "B A"]
+    ) -> Float[Tensor, "B *latent"]:
+        """The latent one model step later."""
+        ...
+
+    def rollout(
+        self, latent: Float[Tensor, "B *latent"], actions: Float[Tensor, "B S H A"]
+    ) -> Float[Tensor, "B S H+1 *latent"]:
+        """Feed predictions back for H steps; the first latent of each path is `latent` itself."""
+        ...
+
+
+class Distance(Protocol):
+    """Steps still to go from one latent to another: d(x, x) = 0, d >= 0; a quasimetric need not be symmetric."""
+
+    def __call__(
+        self, source: Float[Tensor, "*batch D"], goal: Float[Tensor, "*batch D"]
+    ) -> Float[Tensor, "*batch"]:
+        """Distances of broadcastable batches of latents."""
+        ...
+
+
+class SequenceCost(Protocol):
+    """The one thing a planner sees: what each action sequence costs."""
+
+    def __call__(self, actions: Float[Tensor, "B S H A"]) -> Float[Tensor, "B S"]:
+        """Costs; lower is better."""
+        ...
+
+
+class Bounds(Protocol):
+    """Where actions may be; the only place that keeps them there."""
+
+    def project(self, actions: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
+        """The nearest allowed actions."""
+        ...
+
+
+class Planner(Protocol):
+    """Search over action sequences for B problems at once. Configuration is the object's own fields."""
+
+    @property
+    def horizon(self) -> int:
+        """Model steps that a fresh plan looks ahead."""
+        ...
+
+    def initial(self, problems: int, action_dim: int, device: torch.device | str = "cpu") -> Plan:
+        """The plan to start from when nothing is known: B problems, `horizon` steps."""
+        ...
+
+    def plan(self, cost: SequenceCost, start: Plan, generator: torch.Generator) -> Search:
+        """Refine `start` until it is cheap under `cost`. The horizon is that of `start`."""
+        ...
+
+
+class CostTerms(Protocol):
+    """A cost not yet bound to a problem."""
+
+    def bind(
+        self, world_model: WorldModel, latent: Float[Tensor, "B *latent"], goal: Float[Tensor, "B *latent"]
+    ) -> SequenceCost:
+        """The cost of action sequences that start at `latent` and want `goal`."""
+        ...
+
+
+class Controller(Protocol):
+    """Observe, plan, act, shift: the same face for flat and hierarchical control."""
+
+    def reset(self, goal: Shaped[Tensor, "B *observation"], generator: torch.Generator) -> None:
+        """Forget everything and pursue new goals, one per problem."""
+        ...
+
+    def act(
+        self, observation: Shaped[Tensor, "B *observation"], active: Bool[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B A_env"]:
+        """Actions in environment units; problems that are not `active` are not planned and get zeros."""
+        ...

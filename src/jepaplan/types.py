@@ -1,0 +1,80 @@
+"""Legend of axes, the seed tree and the records that every room shares.
+
+    axis     meaning
+    B        problems planned at once, or items of a training batch
+    S        sampled action sequences per problem
+    H        horizon: model steps of a plan; H actions make H+1 latents
+    T        recorded steps; T actions make T+1 observations
+    A        action components per model step
+    D        latent width
+    N        tokens of a latent made of patches
+    *latent  either `D` or `N D`
+
+The order is always `B S H A` and `B S H+1 *latent`; action `t` leads from latent `t` to latent `t+1`.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; the message says what came, what was expected and what to write instead."""
+
+
+@dataclass(frozen=True)
+class SeedTree:
+    """One seed at the edge, split by name.
+
+    `SeedTree(7)["collect"]` is an integer that depends on the seed and the name only, so adding a consumer of
+    randomness never changes what the others draw.
+    """
+
+    seed: int
+
+    def __getitem__(self, name: str | int | tuple[str | int, ...]) -> int:
+        """A 63-bit seed for `name`."""
+        digest = hashlib.sha256(repr((self.seed, name)).encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    def torch(self, *name: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+        """A torch generator on `device`, seeded for `name`."""
+        return torch.Generator(device).manual_seed(self[name])
+
+    def numpy(self, *name: str | int) -> np.random.Generator:
+        """A numpy generator, seeded for `name`."""
+        return np.random.default_rng(self[name])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A distribution over action sequences, in normalised action units: where a search starts and what it returns."""
+
+    mean: Float[Tensor, "B H A"]
+    std: Float[Tensor, "B H A"]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Imagined futures: `latents[:, :, 0]` was observed, the rest predicted."""
+
+    actions: Float[Tensor, "B S H A"]
+    latents: Float[Tensor, "B S H+1 *latent"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a planner did: the refined plan and the candidates of its last iteration.
+
+    `plan.mean` is what the controller executes. `evaluations` counts predictor calls per problem (samples x horizon
+    x iterations), whatever the batch.
+    """
+
+    plan: Plan
+    candidates: Float[Tensor, "B S H A"]
+    costs: Float[Tensor, "B S"]
+    evaluations: int

@@ -1,7 +1,7 @@
 """The few protocols through which the rooms know each other.
 
-A planner sees a `SequenceCost`; a cost sees a `WorldModel` and a `Distance`; a controller sees a `Planner`, a `CostTerms`
-and a `WorldModel`. Nothing here is subclassed: a class with the right methods is the thing.
+A planner sees a `SequenceCost`; a cost sees a `WorldModel` and a `Distance`; a controller sees a `Planner`, a
+`CostTerms` and a `WorldModel`. Nothing here is subclassed: a class with the right methods is the thing.
 """
 
 from typing import Protocol, runtime_checkable
@@ -59,8 +59,9 @@ class WorldModel(Protocol):
         ...
 
 
+@runtime_checkable
 class Distance(Protocol):
-    """Steps still to go from one latent to another: d(x, x) = 0, d >= 0; a quasimetric need not be symmetric."""
+    """Steps to go from one latent to another: d(x, x) = 0, d >= 0; a quasimetric need not be symmetric."""
 
     def __call__(
         self, source: Float[Tensor, "*batch D"], goal: Float[Tensor, "*batch D"]
@@ -69,6 +70,7 @@ class Distance(Protocol):
         ...
 
 
+@runtime_checkable
 class SequenceCost(Protocol):
     """The one thing a planner sees: what each action sequence costs."""
 
@@ -77,6 +79,7 @@ class SequenceCost(Protocol):
         ...
 
 
+@runtime_checkable
 class Bounds(Protocol):
     """Where actions may be; the only place that keeps them there."""
 
@@ -85,6 +88,7 @@ class Bounds(Protocol):
         ...
 
 
+@runtime_checkable
 class Planner(Protocol):
     """Search over action sequences for B problems at once. Configuration is the object's own fields."""
 
@@ -102,6 +106,7 @@ class Planner(Protocol):
         ...
 
 
+@runtime_checkable
 class CostTerms(Protocol):
     """A cost not yet bound to a problem."""
 
@@ -112,6 +117,7 @@ class CostTerms(Protocol):
         ...
 
 
+@runtime_checkable
 class Controller(Protocol):
     """Observe, plan, act, shift: the same face for flat and hierarchical control."""
 

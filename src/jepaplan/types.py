@@ -23,7 +23,7 @@ from torch import Tensor
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message says what came, what was expected and what to write instead."""
+    """What was given cannot be used; the message says what came, what was expected and what to write."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SeedTree:
 
 @dataclass(frozen=True)
 class Plan:
-    """A distribution over action sequences, in normalised action units: where a search starts and what it returns."""
+    """A distribution over action sequences in normalised units: what a search starts from and returns."""
 
     mean: Float[Tensor, "B H A"]
     std: Float[Tensor, "B H A"]
@@ -70,8 +70,8 @@ class Rollout:
 class Search:
     """What a planner did: the refined plan and the candidates of its last iteration.
 
-    `plan.mean` is what the controller executes. `evaluations` counts predictor calls per problem (samples x horizon
-    x iterations), whatever the batch.
+    `plan.mean` is what the controller executes. `evaluations` counts predictor calls per problem (samples x
+    horizon x iterations), whatever the batch.
     """
 
     plan: Plan

@@ -1,0 +1,1 @@
+"""Observe, plan, act, shift: planners and costs turned into something that acts in an environment."""

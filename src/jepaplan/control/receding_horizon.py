@@ -1,0 +1,174 @@
+"""Receding-horizon control: observe, plan, execute the first actions, shift the plan, plan again.
+
+    literature                     here
+    MPC, "replan every k"          replan_every
+    warm start                     warm_start="shift": begin the next search from the unexecuted tail
+    PLDM's re-used nominal         warm_start="keep": from the same plan, shifted when the horizon shrinks
+    min(n_steps - i, max_length)   episode_steps: no plan looks beyond the end of the episode
+
+Problems are independent. Each has its own random generator, split off at `reset`, so what a problem does is
+the same whether it is controlled alone or among others, and whoever else has finished. (Matrix products may
+still round differently for different batch sizes.)
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from jepaplan.control.record import Decision, shortlist
+from jepaplan.interfaces import CostTerms, Planner, SequenceCost, WorldModel
+from jepaplan.planners.proposals import shifted
+from jepaplan.types import InputError, Plan
+
+
+@runtime_checkable
+class ExplainedCost(Protocol):
+    """A sequence cost that knows its terms."""
+
+    def breakdown(self, actions: Float[Tensor, "B S H A"]) -> dict[str, Float[Tensor, "B S"]]:
+        """Each term's share."""
+        ...
+
+
+@dataclass
+class Pursuit:
+    """Where B problems stand between two calls of `act`."""
+
+    goal: Float[Tensor, "B *latent"]
+    generators: list[torch.Generator]
+    plans: Float[Tensor, "B H A"]  # the latest of each problem
+    executed: Int[Tensor, " B"]  # how many steps of that plan have been executed
+    planned: Bool[Tensor, " B"]  # false until a problem has a plan
+    horizon: int  # of the latest plans, as `plans` is as long as the longest
+    step: int = 0  # of the episode
+
+
+@dataclass(kw_only=True)
+class RecedingHorizon:
+    """A `Controller` made of any planner, any cost and any world model; `last` tells what it considered."""
+
+    world_model: WorldModel
+    planner: Planner
+    cost: CostTerms
+    replan_every: int = 1  # environment steps
+    warm_start: Literal["shift", "keep"] = "shift"
+    episode_steps: int | None = None  # None: the horizon never shrinks
+    kept_candidates: int = 32  # per problem, in the record
+    tie_fraction: float = 0.01  # of the standard deviation of the candidates' costs
+    last: Decision | None = field(default=None, init=False)
+    _pursuit: Pursuit | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse schedules that cannot be followed."""
+        if not 1 <= self.replan_every <= self.planner.horizon:
+            raise InputError(
+                f"replan_every={self.replan_every} must lie between 1 and the planner's horizon of "
+                f"{self.planner.horizon}: a plan has no more actions than that"
+            )
+        if self.episode_steps is not None and self.episode_steps < 1:
+            raise InputError(f"episode_steps must be at least 1, or None; got {self.episode_steps}")
+        if self.world_model.stride != 1:
+            raise InputError(
+                f"this world model covers {self.world_model.stride} environment steps per model step; "
+                "RecedingHorizon executes one environment action per model step, of a model with stride=1."
+            )
+
+    @torch.no_grad()
+    def reset(self, goal: Shaped[Tensor, "B *observation"], generator: torch.Generator) -> None:
+        """Forget everything and pursue new goals, one per problem."""
+        latent = self.world_model.encode(goal)
+        fresh = self.planner.initial(len(goal), self.world_model.action_dim, latent.device)
+        nothing = torch.zeros(len(goal), dtype=torch.long, device=latent.device)
+        self.last = None
+        self._pursuit = Pursuit(
+            goal=latent,
+            generators=split(generator, len(goal)),
+            plans=fresh.mean,
+            executed=nothing,
+            planned=nothing.bool(),
+            horizon=self.planner.horizon,
+        )
+
+    @torch.no_grad()
+    def act(
+        self, observation: Shaped[Tensor, "B *observation"], active: Bool[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B A_env"]:
+        """Actions in environment units; problems that are not `active` are not planned and get zeros."""
+        pursuit = self._pursuit
+        if pursuit is None or len(observation) != len(pursuit.goal):
+            expected = (
+                "goals first: reset(goal, generator)"
+                if pursuit is None
+                else f"{len(pursuit.goal)} observations"
+            )
+            raise InputError(f"act was given {len(observation)} observations and needs {expected}")
+        active = torch.ones_like(pursuit.planned) if active is None else active.to(pursuit.planned.device)
+        exhausted = pursuit.executed >= min(self.replan_every, pursuit.horizon)
+        due = (active & (exhausted | ~pursuit.planned)).nonzero()[:, 0]
+        if len(due) > 0:
+            self._replan(pursuit, observation, due)
+        pursuit.step += 1
+        # an inactive problem may have used up its plan: any action will do, as zeros replace it
+        now = pursuit.executed.clamp(max=pursuit.plans.shape[1] - 1)
+        actions = pursuit.plans[torch.arange(len(now), device=now.device), now]
+        pursuit.executed += active
+        return self.world_model.action_units.inverse(actions).where(active[:, None], 0.0)
+
+    def _replan(
+        self, pursuit: Pursuit, observation: Shaped[Tensor, "B *observation"], due: Int[Tensor, " n"]
+    ) -> None:
+        began = time.perf_counter()
+        start = self._start(pursuit, due)
+        latent = self.world_model.encode(observation[due.to(observation.device)])
+        cost = self.cost.bind(self.world_model, latent, pursuit.goal[due])
+        generators = [pursuit.generators[problem] for problem in due.tolist()]
+        search = self.planner.plan(cost, start, generators)  # pyright: ignore[reportArgumentType]
+        horizon = start.mean.shape[1]
+        pursuit.plans[due, :horizon] = search.plan.mean
+        pursuit.plans[due, horizon:] = 0
+        pursuit.executed[due] = 0
+        pursuit.planned[due] = True
+        pursuit.horizon = horizon
+        best = shortlist(search, self.kept_candidates, self.tie_fraction)
+        self.last = Decision(
+            problems=due,
+            plan=search.plan,
+            predicted=explain(cost, search.plan),
+            candidates=best.candidates,
+            costs=best.costs,
+            tied=best.tied,
+            tie_tolerance=best.tolerance,
+            evaluations=search.evaluations + horizon,
+            seconds=time.perf_counter() - began,
+        )
+
+    def _start(self, pursuit: Pursuit, due: Int[Tensor, " n"]) -> Plan:
+        fresh = self.planner.initial(len(due), self.world_model.action_dim, pursuit.plans.device)
+        horizon = self.planner.horizon
+        if self.episode_steps is not None:
+            horizon = max(1, min(horizon, self.episode_steps - pursuit.step))
+        executed = pursuit.executed[due]
+        if self.warm_start == "keep" and horizon == pursuit.horizon:
+            executed = torch.zeros_like(executed)
+        mean = shifted(pursuit.plans[due], executed)
+        return Plan(mean=mean[:, :horizon], std=fresh.std[:, :horizon])
+
+
+def split(generator: torch.Generator, count: int) -> list[torch.Generator]:
+    """`count` independent generators, seeded from one; the first are the same however many there are."""
+    seeds = [
+        int(torch.randint(2**62, (), generator=generator, device=generator.device)) for _ in range(count)
+    ]
+    return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
+
+
+def explain(cost: SequenceCost, plan: Plan) -> dict[str, Float[Tensor, " n"]]:
+    """What the plan's mean costs, term by term if the cost can tell."""
+    actions = plan.mean[:, None]
+    if isinstance(cost, ExplainedCost):
+        return {name: share[:, 0] for name, share in cost.breakdown(actions).items()}
+    return {"cost": cost(actions)[:, 0]}

@@ -1,0 +1,119 @@
+"""Random walks in the two rooms: free ones that stay in a room, and ones built to pass the door.
+
+PLDM (arXiv:2502.14819), appendix on data; lengths and headings of arXiv:2601.00844.
+
+    paper                  here
+    von Mises, kappa       heading_turns      turn from one step to the next
+    clipped normal norm    step_lengths       truncated, as the code does, not clipped
+    cross the door         changes_room       x left of the wall at one time and right of it at another
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from jepaplan.envs.wall import INSET, WallConfig, WallLayouts, WallWorld
+
+
+def heading_turns(
+    shape: tuple[int, ...], concentration: float, generator: torch.Generator
+) -> Float[Tensor, "*shape"]:
+    """Von Mises angles around 0, by inverting a finely tabulated distribution function."""
+    angle = torch.linspace(-math.pi, math.pi, 8193, dtype=torch.float64)
+    density = torch.exp(concentration * (angle.cos() - 1))
+    cumulative = torch.cumulative_trapezoid(density, angle)
+    cumulative = torch.cat([torch.zeros(1, dtype=torch.float64), cumulative / cumulative[-1]])
+    draw = torch.rand(shape, generator=generator, dtype=torch.float64)
+    right = torch.searchsorted(cumulative, draw.flatten()).clamp(1, len(angle) - 1).view(shape)
+    low, high = cumulative[right - 1], cumulative[right]
+    part = (draw - low) / (high - low).clamp(min=1e-300)
+    return (angle[right - 1] + part * (angle[right] - angle[right - 1])).float()
+
+
+def truncated_normal(
+    shape: tuple[int, ...], law: tuple[float, float, float, float], generator: torch.Generator
+) -> Float[Tensor, "*shape"]:
+    """Normal numbers of `law` = (mean, std, lowest, highest), by inverting the distribution function."""
+    mean, std, lowest, highest = law
+    bounds = torch.tensor([(lowest - mean) / std, (highest - mean) / std], dtype=torch.float64)
+    low, high = torch.special.ndtr(bounds)
+    draw = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return (mean + std * torch.special.ndtri(low + (high - low) * draw)).clamp(lowest, highest).float()
+
+
+def walk_actions(
+    first_heading: Float[Tensor, " B"], steps: int, config: WallConfig, generator: torch.Generator
+) -> Float[Tensor, "B steps 2"]:
+    """Displacements whose heading does a random walk from `first_heading` (radians)."""
+    count = len(first_heading)
+    turns = heading_turns((count, steps), config.heading_concentration, generator)
+    turns[:, 0] = 0
+    heading = first_heading[:, None] + turns.cumsum(1)
+    law = (config.step_mean, config.step_std, config.step_min, config.step_max)
+    length = truncated_normal((count, steps), law, generator)
+    return torch.stack([length * heading.cos(), length * heading.sin()], dim=-1)
+
+
+def free_walks(
+    world: WallWorld, layouts: WallLayouts, steps: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "B 2"], Float[Tensor, "B steps 2"]]:
+    """Starts anywhere, first headings in any direction."""
+    start = world.sample_positions(layouts, generator)
+    heading = 2 * math.pi * torch.rand(len(start), generator=generator)
+    return start, walk_actions(heading, steps, world.config, generator)
+
+
+def crossing_walks(
+    world: WallWorld, layouts: WallLayouts, steps: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "B 2"], Float[Tensor, "B steps 2"]]:
+    """Walks laid through a point of the door at a random step; walls may still stop some of them.
+
+    One walk leaves the door point leftwards, another rightwards. The first, turned round in time, leads into
+    the door.
+    """
+    config, count = world.config, len(layouts.wall_x)
+    draw = torch.rand(count, 4, generator=generator)
+    across = config.wall_half_width * (2 * draw[:, 0] - 1)
+    reach = float(config.door_half_width)
+    along = truncated_normal((count,), (0.0, 1.4 / 4 * reach, -reach, reach), generator)
+    door = torch.stack([layouts.wall_x + across, layouts.door_y + along], dim=-1)
+    heading = math.pi + (draw[:, 1] - 0.5) * math.pi / 2
+    arrive = -walk_actions(heading, steps, config, generator)
+    leave = walk_actions(heading + math.pi, steps, config, generator)
+    passing = 1 + (draw[:, 2] * (steps - 1)).long()[:, None]  # 1 to steps - 1 actions lead into the door
+    step = torch.arange(steps)[None]
+    order = torch.where(step < passing, passing - 1 - step, step - passing)[..., None].expand(-1, -1, 2)
+    into = (step < passing)[..., None]
+    actions = torch.where(into, arrive.gather(1, order), leave.gather(1, order))
+    start = door - torch.where(into, actions, 0).sum(1)
+    # Half of the walks are mirrored in the door point, so that they pass it from right to left.
+    mirror = (draw[:, 3] < 0.5)[:, None]
+    actions[:, :, 0] = torch.where(mirror, -actions[:, :, 0], actions[:, :, 0])
+    start_x = torch.where(mirror[:, 0], 2 * door[:, 0] - start[:, 0], start[:, 0])
+    start = torch.stack([start_x, start[:, 1]], dim=-1)
+    return start.clamp(config.low + INSET, config.high - INSET), actions
+
+
+def simulate(
+    world: WallWorld,
+    start: Float[Tensor, "B 2"],
+    actions: Float[Tensor, "B steps 2"],
+    layouts: WallLayouts,
+    generator: torch.Generator,
+) -> Float[Tensor, "B steps+1 2"]:
+    """Where the dots go."""
+    positions = [start]
+    for action in actions.unbind(1):
+        positions.append(world.step(positions[-1], action, layouts, generator))
+    return torch.stack(positions, dim=1)
+
+
+def changes_room(
+    positions: Float[Tensor, "B frames 2"], layouts: WallLayouts, config: WallConfig
+) -> Bool[Tensor, " B"]:
+    """True for a walk that is left of the wall at one time and right of it at another."""
+    from_wall = positions[:, :, 0] - layouts.wall_x[:, None]
+    half = config.wall_half_width
+    return (from_wall < -half).any(1) & (from_wall > half).any(1)

@@ -1,0 +1,1 @@
+"""What is observed: worlds with their physics, pictures and definition of success."""

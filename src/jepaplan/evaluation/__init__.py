@@ -1,0 +1,1 @@
+"""What was achieved: fixed instances, episodes, statistics, references, probes, blame and the report."""

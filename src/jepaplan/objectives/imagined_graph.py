@@ -1,0 +1,227 @@
+"""Steps to go between states that the world model imagines: shortest paths, then a distance fitted to them.
+
+No recorded path joins most pairs of states, so elapsed times never push them apart (docs/lab_notes.md). The world model can
+join them. In the scene of one recording:
+
+    1. walk at random from recorded latents and keep the states that are furthest from each other   imagine_states
+    2. from each, go straight in every direction; whoever ends beside another state has found a way  step_costs
+    3. the cheapest chains of such ways are the steps to go between all pairs                        shortest_paths
+
+This is value iteration on a sampled, deterministic decision process, run to its fixed point; searching over remembered states
+is Eysenbach et al., "Search on the Replay Buffer", arXiv:1906.05253, here over imagined ones, and before any planning.
+Whether an end is "beside" a state is read by the inverse dynamics: the action that would join them, in largest steps.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from jepaplan.interfaces import Distance, WorldModel
+from jepaplan.types import InputError
+
+UNREACHED = 1e4  # steps; what no chain of ways joins
+
+
+class InverseModel(Protocol):
+    """The normalised action that leads from one latent to the next."""
+
+    def __call__(
+        self, latent: Float[Tensor, "*batch D"], next_latent: Float[Tensor, "*batch D"]
+    ) -> Float[Tensor, "*batch A"]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImaginationConfig:
+    """How a scene is explored in imagination, and what counts as a way from state to state."""
+
+    states: int = 384  # kept per scene
+    walkers: int = 64  # random walks per scene
+    walk_steps: int = 32  # model steps per walk
+    heading_noise: float = 0.3  # standard deviation of the change of direction per step, radians
+    step_norm: float = 2.45  # largest norm of an action, in normalised units
+    directions: int = 16  # straight lines tried from every state
+    reach: int = 4  # model steps along each line
+    tolerance: float = 0.35  # an end is beside a state when the joining action is below this share of a step
+    scene_width: int = 0  # leading numbers of the latent that are the same in the whole scene
+
+    def __post_init__(self) -> None:
+        counts = (self.states, self.walkers, self.walk_steps, self.directions, self.reach)
+        if min(counts) < 1 or self.step_norm <= 0 or not 0 < self.tolerance < 1 or self.scene_width < 0:
+            raise InputError(
+                "imagination needs positive counts and step_norm, tolerance in (0, 1) and scene_width >= 0; "
+                f"got {self}"
+            )
+
+
+def unit_directions(count: int, action_dim: int, generator: torch.Generator) -> Float[Tensor, "count A"]:
+    """Directions of unit length: evenly spaced where actions have two components, else drawn uniformly."""
+    if action_dim == 2:
+        angles = torch.arange(count) * (2 * math.pi / count)
+        return torch.stack([angles.cos(), angles.sin()], dim=-1)
+    drawn = torch.randn(count, action_dim, generator=generator)
+    return drawn / drawn.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+@torch.no_grad()
+def imagine_states(
+    world_model: WorldModel,
+    recorded: Float[Tensor, "F D"],
+    config: ImaginationConfig,
+    generator: torch.Generator,
+) -> Float[Tensor, "states D"]:
+    """States of the scene of `recorded`, spread out: recorded ones and what random walks from them reach."""
+    first = torch.randint(len(recorded), (config.walkers,), generator=generator)
+    latent, reached = recorded[first.to(recorded.device)], [recorded]
+    heading = torch.randn(config.walkers, world_model.action_dim, generator=generator)
+    for _ in range(config.walk_steps):
+        heading = heading / heading.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        latent = world_model.step(latent, (config.step_norm * heading).to(latent.device))
+        reached.append(latent)
+        turn = torch.randn(heading.shape, generator=generator)
+        anew = torch.rand(config.walkers, 1, generator=generator) < 0.1
+        heading = torch.where(anew, turn, heading + config.heading_noise * turn)
+    states = torch.cat(reached)
+    return states[farthest_points(states[:, config.scene_width :], min(config.states, len(states)))]
+
+
+def farthest_points(points: Float[Tensor, "N D"], count: int) -> Int[Tensor, " count"]:
+    """Indices of `count` points, each the one furthest from those before it; the first is point 0.
+
+    Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985.
+    """
+    squares = points.square().sum(-1)
+    nearest = torch.full_like(squares, float("inf"))
+    chosen: list[Tensor] = [torch.zeros((), dtype=torch.long, device=points.device)]
+    for _ in range(count - 1):
+        last = chosen[-1]
+        nearest = torch.minimum(nearest, squares + squares[last] - 2 * (points @ points[last]))
+        chosen.append(nearest.argmax())
+    return torch.stack(chosen)
+
+
+@torch.no_grad()
+def step_costs(
+    world_model: WorldModel,
+    inverse_dynamics: InverseModel,
+    states: Float[Tensor, "N D"],
+    config: ImaginationConfig,
+    generator: torch.Generator,
+) -> Float[Tensor, "N N"]:
+    """Model steps from state to state along straight lines, plus what is missing at their end; 0 on the diagonal.
+
+    Where no line leads, the cost is `UNREACHED`.
+    """
+    count = len(states)
+    costs = torch.full((count, count), UNREACHED, device=states.device)
+    costs.fill_diagonal_(0)
+    directions = unit_directions(config.directions, world_model.action_dim, generator).to(states.device)
+    actions = (config.step_norm * directions).repeat(count, 1)
+    ends = states.repeat_interleave(config.directions, dim=0)
+    origin = torch.arange(count, device=states.device).repeat_interleave(config.directions)
+    for steps in range(1, config.reach + 1):
+        ends = world_model.step(ends, actions)
+        apart = torch.cdist(ends[:, config.scene_width :], states[:, config.scene_width :])
+        beside = apart.argmin(-1)
+        missing = inverse_dynamics(ends, states[beside]).norm(dim=-1) / config.step_norm
+        cost = torch.where(missing < config.tolerance, steps + missing, UNREACHED)
+        costs.view(-1).scatter_reduce_(0, origin * count + beside, cost, "amin")
+    return costs
+
+
+def shortest_paths(costs: Float[Tensor, "N N"]) -> Float[Tensor, "N N"]:
+    """Cheapest chains between all pairs (Floyd and Warshall); a copy."""
+    paths = costs.clone()
+    for middle in range(len(paths)):
+        torch.minimum(paths, paths[:, middle : middle + 1] + paths[middle], out=paths)
+    return paths.clamp_(max=UNREACHED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImaginedScenes:
+    """States of several scenes and the steps to go between those of one scene; `UNREACHED` where no way is known."""
+
+    states: Float[Tensor, "E N D"]
+    steps: Float[Tensor, "E N N"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImaginedPairs:
+    """A batch for `ImaginedValueObjective`: pairs of states of one scene, and one more model step from each source."""
+
+    source: Float[Tensor, "B D"]
+    goal: Float[Tensor, "B D"]
+    steps: Float[Tensor, " B"]
+    nearby: Float[Tensor, "B D"]  # where one action takes the source
+    nearby_steps: Float[Tensor, " B"]  # share of a largest step that this action is
+
+
+def sample_pairs(scenes: ImaginedScenes, world_model: WorldModel, config: ImaginationConfig) -> "PairSampler":
+    """A sampler of batches; the world model imagines the nearby states when a batch is loaded."""
+    return PairSampler(scenes, world_model, config)
+
+
+class PairSampler:
+    """Draws pairs of imagined states; `sample` draws numbers, `load` gathers latents."""
+
+    def __init__(self, scenes: ImaginedScenes, world_model: WorldModel, config: ImaginationConfig) -> None:
+        self.scenes, self.world_model, self.config = scenes, world_model, config
+
+    def sample(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+        """Scene, source and goal of each pair, and an action from each source."""
+        scenes, states = self.scenes.states.shape[:2]
+        scene = torch.randint(scenes, (count,), generator=generator)
+        pair = torch.randint(states, (count, 2), generator=generator)
+        direction = torch.randn(count, self.world_model.action_dim, generator=generator)
+        direction = direction / direction.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        length = torch.rand(count, 1, generator=generator)
+        return torch.cat([scene[:, None], pair], dim=1), direction * length * self.config.step_norm
+
+    @torch.no_grad()
+    def load(self, drawn: tuple[Tensor, Tensor]) -> ImaginedPairs:
+        """The latents of a draw."""
+        (scene, source, goal), action = drawn[0].unbind(1), drawn[1]
+        latent = self.scenes.states[scene, source]
+        return ImaginedPairs(
+            source=latent,
+            goal=self.scenes.states[scene, goal],
+            steps=self.scenes.steps[scene, source, goal],
+            nearby=self.world_model.step(latent, action.to(latent.device)),
+            nearby_steps=action.norm(dim=-1).to(latent.device) / self.config.step_norm,
+        )
+
+
+class ImaginedValueObjective(nn.Module):
+    """Fit a distance to the steps to go between imagined states, far and near."""
+
+    def __init__(
+        self, distance: nn.Module, inverse_dynamics: InverseModel, config: ImaginationConfig
+    ) -> None:
+        super().__init__()
+        self.distance = distance
+        # Held, not registered: it is finished, and its weights belong to the world model's stage.
+        self._inverse_dynamics = [inverse_dynamics]
+        self.config = config
+
+    def forward(self, batch: ImaginedPairs) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its parts."""
+        distance: Distance = self.distance
+        far = relative_error(distance(batch.source, batch.goal), batch.steps)
+        with torch.no_grad():
+            moved = self._inverse_dynamics[0](batch.source, batch.nearby).norm(dim=-1) / self.config.step_norm
+        # A wall shortens a step: what was really moved bounds what was asked.
+        steps = torch.minimum(moved, batch.nearby_steps)
+        there = (distance(batch.source, batch.nearby) - steps).square().mean()
+        back = (distance(batch.nearby, batch.source) - steps).square().mean()
+        near = there + back
+        return far + near, {"far": far.detach(), "near": near.detach()}
+
+
+def relative_error(distances: Float[Tensor, " B"], steps: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+    """Mean squared error over one plus the steps, of the pairs that a way joins."""
+    known = (steps < UNREACHED).to(distances.dtype)
+    error = (distances - steps).square() / (steps + 1)
+    return (known * error).sum() / known.sum().clamp(min=1)

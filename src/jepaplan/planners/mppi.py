@@ -1,0 +1,129 @@
+"""Model predictive path integral control: draw plans, weigh them by cost, average.
+
+Williams et al., "Information Theoretic MPC for Model-Based Reinforcement Learning", ICRA 2017, Algorithm 2.
+
+    paper            here
+    K, T             samples, horizon
+    lambda           temperature      DIVIDES the cost: higher is softer (TD-MPC2's "temperature" multiplies)
+    Sigma            std              diagonal; a deviation, so `std_from_variance(12)` for a variance of 12
+    U                Plan.mean
+    epsilon          candidates - mean, measured after the projection onto the bounds
+    lambda u^T Sigma^-1 epsilon       `control_cost=True`
+
+Departs from the paper: bounds are kept by projection; the mean itself is one of the candidates
+(`keep_nominal`); with `std_min` the standard deviation is refitted every iteration, as in TD-MPC2
+(arXiv:2310.16828); with `cost_scaling="per_problem"` a temperature means the same whatever the unit of the
+cost.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jepaplan.interfaces import SequenceCost
+from jepaplan.planners.plan import evaluate, uninformed
+from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_sampling, draw
+from jepaplan.types import InputError, Plan, Search
+
+
+@dataclass(frozen=True, kw_only=True)
+class MPPI:
+    """Configuration and planner at once. The defaults suit standardised costs of any unit."""
+
+    samples: int = 512  # per problem and iteration
+    horizon: int = 16  # model steps
+    iterations: int = 1  # one, with a warm start, is the classic receding-horizon use
+    temperature: float = 0.1  # in units of the cost, or of its spread with `cost_scaling="per_problem"`
+    std: float = 1.0  # of the noise, in normalised action units; never a variance
+    std_min: float | None = None  # a number: refit std each iteration, but not below it; None: std stays
+    bounds: NormBound | BoxBound | None = None
+    correlation: float = 0.0  # of the noise from one step to the next
+    cost_scaling: Literal["none", "per_problem"] = (
+        "per_problem"  # per_problem: divide by the samples' deviation
+    )
+    keep_nominal: bool = True  # the mean itself is candidate 0
+    control_cost: bool = False  # add the paper's temperature * mean . noise / std^2
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        check_sampling(
+            samples=self.samples,
+            horizon=self.horizon,
+            iterations=self.iterations,
+            std=self.std,
+            correlation=self.correlation,
+        )
+        if not self.temperature > 0:
+            raise InputError(f"temperature divides the cost, so it must be positive; got {self.temperature}")
+        if self.std_min is not None and not 0 < self.std_min <= self.std:
+            raise InputError(
+                f"std_min must lie in (0, std={self.std}], or be None for a constant std; got {self.std_min}"
+            )
+
+    def initial(self, problems: int, action_dim: int, device: torch.device | str = "cpu") -> Plan:
+        """The plan to start from when nothing is known."""
+        return uninformed(problems, self.horizon, action_dim, self.std, device)
+
+    @torch.no_grad()
+    def plan(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Search:
+        """Refine `start`: its horizon counts, and its std is where the noise begins."""
+        found = self._iterate(cost, start, generator)
+        for _ in range(self.iterations - 1):
+            found = self._iterate(cost, found.plan, generator)
+        return replace(found, evaluations=found.evaluations * self.iterations)
+
+    def _iterate(self, cost: SequenceCost, current: Plan, generator: Randomness) -> Search:
+        candidates = draw(
+            current,
+            self.samples,
+            generator,
+            bounds=self.bounds,
+            correlation=self.correlation,
+            keep_nominal=self.keep_nominal,
+        )
+        costs = evaluate(cost, candidates)
+        weights = path_integral_weights(self._scaled(costs, candidates, current), self.temperature)
+        evaluations = self.samples * current.mean.shape[1]
+        return Search(self._refit(candidates, weights, current), candidates, costs, evaluations)
+
+    def _scaled(
+        self, costs: Float[Tensor, "B S"], candidates: Float[Tensor, "B S H A"], current: Plan
+    ) -> Float[Tensor, "B S"]:
+        if self.control_cost:
+            noise = candidates - current.mean[:, None]
+            price = current.mean / current.std.square()
+            costs = costs + self.temperature * (price[:, None] * noise).sum(dim=(-2, -1))
+        return costs if self.cost_scaling == "none" else standardised(costs)
+
+    def _refit(
+        self, candidates: Float[Tensor, "B S H A"], weights: Float[Tensor, "B S"], current: Plan
+    ) -> Plan:
+        mean = torch.einsum("bs,bsha->bha", weights, candidates)
+        std = current.std
+        if self.std_min is not None:
+            variance = torch.einsum("bs,bsha->bha", weights, (candidates - mean[:, None]).square())
+            std = variance.sqrt().clamp(min=self.std_min)
+        # the average of allowed actions is allowed, but for rounding
+        return Plan(mean=mean if self.bounds is None else self.bounds.project(mean), std=std)
+
+
+def path_integral_weights(costs: Float[Tensor, "B S"], temperature: float) -> Float[Tensor, "B S"]:
+    """w_s proportional to exp(-J_s / temperature); each row sums to one, whatever all its costs share."""
+    best = costs.amin(dim=-1, keepdim=True)
+    # the best first: a large constant in the costs must not eat the digits that tell them apart
+    return torch.softmax((best - costs) / temperature, dim=-1)
+
+
+def standardised(costs: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
+    """Costs above each problem's best, in standard deviations of the problem's finite costs."""
+    above = costs - costs.amin(dim=-1, keepdim=True)
+    finite = above.isfinite()
+    count = finite.sum(dim=-1, keepdim=True).clamp(min=1)
+    known = above.where(finite, 0.0)
+    mean = known.sum(dim=-1, keepdim=True) / count
+    variance = ((known - mean).square() * finite).sum(dim=-1, keepdim=True) / count
+    # equal costs have no spread, and then all weights should be equal: divide zeros by one
+    return above / variance.sqrt().where(variance > 0, 1.0)

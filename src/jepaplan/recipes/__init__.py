@@ -1,0 +1,1 @@
+"""Recipes: one page per paper; names become objects here and nowhere else."""

@@ -1,0 +1,1 @@
+"""Training: the loop, its checkpoints and runs, several processes, schedules and the health of latents."""

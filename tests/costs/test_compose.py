@@ -1,0 +1,190 @@
+"""Streaming in chunks equals the whole path at once; the shares sum to the cost; what is wrong is named."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jepaplan.costs import compose
+from jepaplan.costs.compose import WeightedSum
+from jepaplan.costs.terms import ActionEffort, GoalDistance, ImaginedStep, mean_square
+from jepaplan.types import InputError, Rollout
+
+
+class Units:
+    """Environment units are the normalised ones."""
+
+    def normalise(self, actions: torch.Tensor) -> torch.Tensor:
+        return actions
+
+    def inverse(self, actions: torch.Tensor) -> torch.Tensor:
+        return actions
+
+
+class Bending:
+    """A smooth nonlinear world whose latents differ from sample to sample."""
+
+    action_dim = 2
+    stride = 1
+    action_units = Units()
+
+    def __init__(self, width: int = 6, dtype: torch.dtype = torch.float64) -> None:
+        generator = torch.Generator().manual_seed(0)
+        turn = torch.randn(width, width, generator=generator, dtype=torch.float64) / width**0.5
+        push = torch.randn(2, width, generator=generator, dtype=torch.float64)
+        self.turn, self.push = turn.to(dtype), push.to(dtype)
+        self.rows: list[int] = []
+
+    def encode(self, observation: torch.Tensor, proprioception: torch.Tensor | None = None) -> torch.Tensor:
+        return observation
+
+    def step(self, latent: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        self.rows.append(len(latent))
+        return torch.tanh(latent @ self.turn + action @ self.push)
+
+    def rollout(self, latent: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        problems, samples = actions.shape[:2]
+        path = [latent.repeat_interleave(samples, 0)]
+        for action in actions.flatten(0, 1).unbind(1):
+            path.append(self.step(path[-1], action))
+        return torch.stack(path, dim=1).unflatten(0, (problems, samples))
+
+
+class LongestStride:
+    """A term that needs the whole path, the observed latent included."""
+
+    def over_path(self, rollout: Rollout, goal: torch.Tensor) -> torch.Tensor:
+        return rollout.latents.diff(dim=2).norm(dim=-1).amax(dim=-1)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def euclidean(source: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(source - goal, dim=-1)
+
+
+STEPWISE = {
+    "goal": (2.0, GoalDistance(distance=mean_square)),
+    "end": (0.5, GoalDistance(distance=euclidean, over="terminal")),
+    "touch": (1.5, GoalDistance(distance=euclidean, over="minimum")),
+    "effort": (0.1, ActionEffort()),
+}
+
+
+def problem(seed: int, problems: int, samples: int, horizon: int) -> tuple[torch.Tensor, ...]:
+    generator = seeded(seed)
+    latent, goal = (torch.randn(problems, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    return latent, goal, torch.randn(problems, samples, horizon, 2, generator=generator, dtype=torch.float64)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 99),
+    problems=st.integers(1, 4),
+    samples=st.integers(1, 9),
+    horizon=st.integers(1, 5),
+    rows=st.integers(1, 40),
+)
+def test_streaming_equals_the_whole_path_whatever_the_chunk(
+    seed: int, problems: int, samples: int, horizon: int, rows: int
+):
+    latent, goal, actions = problem(seed, problems, samples, horizon)
+    world = Bending()
+    paths = world.rollout(latent, actions)[:, :, 1:]
+    distances = (paths - goal[:, None, None]).norm(dim=-1)
+    expected = {
+        "goal": 2.0 * (distances.square() / 6).sum(dim=-1),
+        "end": 0.5 * distances[:, :, -1],
+        "touch": 1.5 * distances.amin(dim=-1),
+        "effort": 0.1 * actions.square().sum(dim=(-2, -1)),
+    }
+    for terms in (STEPWISE, {**STEPWISE, "stride": (0.0, LongestStride())}):
+        bound = WeightedSum(terms, chunk_rows=rows).bind(world, latent, goal)
+        shares = bound.breakdown(actions)
+        for name, numbers in expected.items():
+            torch.testing.assert_close(shares[name], numbers)
+        torch.testing.assert_close(bound(actions), sum(expected.values()))
+
+
+def test_no_more_rows_than_asked_are_imagined_at_once():
+    latent, goal, actions = problem(0, 3, 10, 2)
+    world = Bending()
+    WeightedSum(STEPWISE, chunk_rows=4).bind(world, latent, goal)(actions)
+    assert max(world.rows) <= 4
+    assert sum(world.rows) == 3 * 10 * 2
+    world.rows.clear()
+    WeightedSum(STEPWISE, chunk_rows=20).bind(world, latent, goal)(actions)
+    assert world.rows == [20, 20, 10, 10]
+
+
+def test_whole_paths_come_from_the_world_models_own_rollout_in_bounded_memory(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    latent, goal, actions = problem(1, 2, 8, 3)
+    world = Bending()
+    bound = WeightedSum({"stride": (3.0, LongestStride())}).bind(world, latent, goal)
+    whole = bound(actions)
+    torch.testing.assert_close(
+        whole, 3 * world.rollout(latent, actions).diff(dim=2).norm(dim=-1).amax(dim=-1)
+    )
+    monkeypatch.setattr(compose, "PATH_BYTES", 5 * 4 * (3 + 1) * 6)
+    world.rows.clear()
+    torch.testing.assert_close(bound(actions), whole)
+    assert max(world.rows) <= 5
+
+
+def test_each_problem_has_its_own_start_and_goal():
+    latent, goal, actions = problem(2, 4, 5, 3)
+    cost = WeightedSum(STEPWISE)
+    together = cost.bind(Bending(), latent, goal)(actions)
+    for b in range(4):
+        alone = cost.bind(Bending(), latent[b : b + 1], goal[b : b + 1])(actions[b : b + 1])
+        torch.testing.assert_close(together[b : b + 1], alone)
+
+
+def test_costs_have_gradients_with_respect_to_actions():
+    latent, goal, actions = problem(3, 2, 3, 4)
+    bound = WeightedSum(STEPWISE, chunk_rows=2).bind(Bending(), latent, goal)
+    assert torch.autograd.gradcheck(bound, actions.requires_grad_())
+
+
+def test_bfloat16_imagination_accumulates_in_float32():
+    latent, goal, actions = problem(4, 2, 50, 96)
+    exact = WeightedSum(STEPWISE).bind(Bending(), latent, goal)(actions)
+    half = Bending(dtype=torch.bfloat16)
+    found = WeightedSum(STEPWISE, dtype=torch.bfloat16).bind(half, latent.float(), goal.float())(
+        actions.float()
+    )
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, exact.float(), rtol=0.05, atol=0.0)
+
+
+def test_nan_is_refused_with_the_name_of_its_term():
+    latent, goal, actions = problem(5, 3, 4, 2)
+    goal[1] = torch.nan
+    cost = WeightedSum({"effort": (1.0, ActionEffort()), "goal": (1.0, GoalDistance(distance=euclidean))})
+    with pytest.raises(InputError, match="'goal' is NaN for 4 of 4 samples of problem 1"):
+        cost.bind(Bending(), latent, goal)(actions)
+
+
+def test_mismatched_problems_and_actions_are_refused():
+    latent, goal, actions = problem(6, 3, 4, 2)
+    bound = WeightedSum(STEPWISE).bind(Bending(), latent, goal)
+    with pytest.raises(InputError, match="actions are for 2 problems"):
+        bound(actions[:2])
+    with pytest.raises(InputError, match="actions have 1 components"):
+        bound(actions[..., :1])
+
+
+def test_a_term_that_counts_nothing_or_is_none_is_refused():
+    class Silent:
+        def accumulate(self, total: torch.Tensor | None, step: ImaginedStep) -> None:
+            return None
+
+    latent, goal, actions = problem(7, 1, 2, 2)
+    with pytest.raises(InputError, match="'nothing' counted nothing"):
+        WeightedSum({"nothing": (1.0, Silent())}).bind(Bending(), latent, goal)(actions)
+    with pytest.raises(InputError, match="at least one term"):
+        WeightedSum({})

@@ -1,0 +1,121 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from jepaplan.envs.wall import WALL_BIG, WallWorld
+from jepaplan.evaluation.position_probe import ProbeConfig, fit_position_probe, probe_error
+from jepaplan.evaluation.probes import (
+    distance_map,
+    fresh_paths,
+    greedy_descent,
+    rank_correlations,
+    rollout_errors,
+)
+from jepaplan.evaluation.references import GeodesicDistance, PositionDistance, TrueDynamics
+from jepaplan.evaluation.tasks import load_instances
+
+WORLD = WallWorld(WALL_BIG)
+
+
+class Scaled:
+    """Action units that are a plain multiple."""
+
+    def normalise(self, actions):
+        return actions / 1.5
+
+    def inverse(self, actions):
+        return actions * 1.5
+
+
+class Seeing(TrueDynamics):
+    """Sees images perfectly: the latent is the state that the picture shows, found by looking it up."""
+
+    def encode(self, observation, proprioception=None):
+        dot, walls = observation[:, 0].double(), observation[:, 1]
+        pixel, mass = torch.arange(64).double(), dot.sum((1, 2))
+        x, y = (dot.sum(1) * pixel).sum(1) / mass, (dot.sum(2) * pixel).sum(1) / mass
+        wall = walls.sum(1, dtype=torch.long)
+        wall[:, [*range(6), *range(58, 64)]] = 0
+        wall_x = wall.argmax(1) + 1  # the first of the wall's three columns
+        column = walls[torch.arange(len(walls)), :, wall_x]
+        rows = (column[:, 5:59] == 0).double()
+        door_y = (rows * torch.arange(5, 59)).sum(1) / rows.sum(1)
+        return torch.stack([x, y, wall_x.double(), door_y], -1).float()
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_linear_probe_finds_a_position_hidden_in_a_mixture():
+    positions = 4 + 55 * torch.rand(3000, 2, generator=seeded())
+    mixed = torch.cat([positions, torch.randn(3000, 30, generator=seeded(1)) * 20], dim=1)
+    latents = mixed @ torch.randn(32, 32, generator=seeded(2)) + 100
+    probe = fit_position_probe(latents[:2000], positions[:2000], ProbeConfig(ridge=1e-7), seeded(3))
+    error = probe_error(probe, latents[2000:], positions[2000:], "linear")
+    assert error.mean < 0.1
+    assert error.median <= error.worst_twentieth
+    assert error.frames == 1000
+
+
+def test_only_the_network_reads_a_bent_latent():
+    positions = 4 + 55 * torch.rand(4000, 2, generator=seeded())
+    angle = (positions - 31.5) / 10
+    latents = torch.cat([angle.sin(), angle.cos()], dim=1)
+    errors = {}
+    for kind in ("linear", "network"):
+        config = ProbeConfig(kind=kind, hidden=64, batch=256, updates=500, learning_rate=3e-3)
+        probe = fit_position_probe(latents[:3000], positions[:3000], config, seeded(3))
+        errors[kind] = probe_error(probe, latents[3000:], positions[3000:], kind).mean
+    assert errors["network"] < 0.25 * errors["linear"]
+
+
+def test_perfect_imagination_has_no_error_and_stillness_has():
+    paths = fresh_paths(WORLD, 40, 50, seeded())
+    probe = nn.Sequential(nn.Linear(4, 2, bias=False))
+    probe[0].weight.data = torch.eye(4)[:2]
+    errors = rollout_errors(WORLD, Seeing(WORLD, Scaled()), probe, paths)
+    assert [error.steps for error in errors] == [1, 15, 50]  # 96 does not fit
+    # what remains is the camera's 1/4 pixel, and near a wall once a step decided otherwise
+    assert errors[0].pixels < 0.3
+    assert errors[1].pixels < 1.0
+    assert errors[1].still_pixels > 8
+    assert errors[1].latent < 0.1 < errors[1].still_latent
+
+
+def test_the_geodesic_correlates_with_itself_and_the_straight_line_only_within_a_room():
+    same, other = rank_correlations(WORLD, GeodesicDistance(WORLD), seeded(), layouts=8)
+    assert same.mean == pytest.approx(1)
+    assert other.mean == pytest.approx(1)
+    same, other = rank_correlations(WORLD, PositionDistance(), seeded(), layouts=20)
+    assert (same.pairs, other.pairs) == ("same room", "other room")
+    assert same.mean == pytest.approx(1)
+    assert other.low <= other.mean <= other.high < 0.97
+    assert other.layouts == 20
+
+
+def test_a_constant_distance_ranks_nothing():
+    same, _ = rank_correlations(WORLD, lambda source, goal: source[..., 0] * 0, seeded(), layouts=3)
+    assert same.mean == 0
+
+
+def test_descent_of_the_geodesic_passes_every_door_and_the_straight_line_gets_stuck():
+    instances = load_instances("WallBig-tuning").subset(30)
+    guided = greedy_descent(WORLD, instances, GeodesicDistance(WORLD))
+    assert guided.through_door.rate == 1
+    assert guided.reached.rate > 0.9
+    blind = greedy_descent(WORLD, instances, PositionDistance())
+    assert blind.through_door.rate < 0.6
+    moves = guided.paths[:, 1:] - guided.paths[:, :-1]
+    assert float(moves.norm(dim=-1).max()) <= WALL_BIG.step_max + 1e-4
+
+
+def test_the_map_is_the_distance_where_a_dot_fits():
+    field = distance_map(WORLD, GeodesicDistance(WORLD), (32.0, 20.0), (50.0, 40.0), stride=2)
+    assert field.shape == (32, 32)
+    assert math.isnan(field[0, 0])
+    assert math.isnan(field[40 // 2, 32 // 2])  # in the wall
+    assert float(field[40 // 2, 48 // 2]) == pytest.approx(2.0)  # row 40, column 48: two pixels left of it
+    assert float(field[20 // 2, 32 // 2]) > math.hypot(18, 20) - 1e-3  # in the door

@@ -1,0 +1,100 @@
+import json
+from importlib import resources
+
+import pytest
+import torch
+
+from jepaplan.envs.wall import WallWorld
+from jepaplan.evaluation.tasks import PACKAGED, WORLDS, instances_text, load_instances, make_packaged
+from jepaplan.types import InputError
+
+
+@pytest.fixture
+def document():
+    return json.loads(instances_text(load_instances("WallBig-demo").subset(3)))
+
+
+def written(tmp_path, document):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_files_are_what_their_seeds_make(name):
+    stored = resources.files("jepaplan.evaluation") / "instances" / f"{name}.json"
+    assert stored.read_text(encoding="utf-8") == instances_text(make_packaged(name))
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_goals_lie_in_the_other_room_and_can_be_reached(name):
+    instances = load_instances(name)
+    assert len(instances) == PACKAGED[name].count
+    start_side = instances.starts[:, 0] < instances.layouts.wall_x
+    goal_side = instances.goals[:, 0] < instances.layouts.wall_x
+    assert (start_side != goal_side).all()
+    # the coin that swaps the rooms is fair: 200 draws within five standard deviations
+    assert abs(float(start_side.float().mean()) - 0.5) < 0.25
+    world = WallWorld(WORLDS[instances.world])
+    lengths = world.geodesic(instances.starts, instances.goals, instances.layouts)
+    assert lengths.isfinite().all()
+    # a perfect walker with the recorded mean step gets there in time
+    assert (lengths / world.config.step_mean < world.config.episode_steps).all()
+
+
+def test_splits_share_no_instance():
+    seen = [tuple(row) for name in PACKAGED for row in load_instances(name).starts.tolist()]
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_file_survives_a_round_trip(tmp_path):
+    instances = load_instances("WallSmall-final").subset(7)
+    path = tmp_path / "mine.json"
+    path.write_text(instances_text(instances))
+    read = load_instances(path)
+    torch.testing.assert_close(read.starts, instances.starts, rtol=0, atol=0)
+    torch.testing.assert_close(read.goals, instances.goals, rtol=0, atol=0)
+    torch.testing.assert_close(read.layouts.door_y, instances.layouts.door_y, rtol=0, atol=0)
+    assert read.name == "mine"
+
+
+def test_a_subset_is_the_beginning():
+    instances = load_instances("WallBig-final")
+    torch.testing.assert_close(instances.subset(5).goals, instances.goals[:5])
+    with pytest.raises(InputError, match="1 to 200"):
+        instances.subset(201)
+
+
+def test_an_unknown_name_lists_what_exists():
+    with pytest.raises(InputError, match="WallSmall-final, WallSmall-tuning, WallBig-final"):
+        load_instances("WallHuge-final")
+
+
+def test_a_goal_in_the_wall_is_refused(tmp_path, document):
+    row = document["instances"][2]
+    row["goal"] = [row["wall_x"], row["door_y"] + 10]
+    with pytest.raises(InputError, match=r"instance 2: the goal .* in a wall"):
+        load_instances(written(tmp_path, document))
+
+
+def test_a_start_outside_is_refused(tmp_path, document):
+    document["instances"][1]["start"] = [2.0, 30.0]
+    with pytest.raises(InputError, match="instance 1: the start \\(2, 30\\) is outside"):
+        load_instances(written(tmp_path, document))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"format": 99}, "format 99"),
+        ({"world": "Mars"}, "unknown world 'Mars'; known are WallSmall"),
+        ({"instances": []}, "at least one"),
+        ({"note": "x"}, "fields format, world"),
+        ({"instances": [{"wall_x": 32}]}, "expected the fields wall_x, door_y"),
+        ({"instances": [{"wall_x": 32, "door_y": 30, "start": [1], "goal": [2, 3]}]}, "must be \\[x, y\\]"),
+        ({"instances": [{"wall_x": "a", "door_y": 30, "start": [1, 2], "goal": [2, 3]}]}, "number of pixels"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path, document, change, message):
+    with pytest.raises(InputError, match=message):
+        load_instances(written(tmp_path, {**document, **change}))

@@ -1,0 +1,37 @@
+import json
+import subprocess
+
+from jepaplan.training.provenance import UNKNOWN, commit, hardware
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    return subprocess.run(
+        ["git", "-C", str(folder), *identity, *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_the_commit_is_that_of_tracked_source_and_says_when_files_differ(tmp_path):
+    source, installed = tmp_path / "src", tmp_path / "installed"
+    for folder in (source, installed):
+        folder.mkdir()
+        (folder / "module.py").write_text("one")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "src")
+    git(tmp_path, "commit", "-qm", "first")
+    assert commit(source) == git(tmp_path, "rev-parse", "HEAD")
+    assert commit(installed) == UNKNOWN  # inside somebody's repository, but not part of it
+    (source / "module.py").write_text("two")
+    commit.cache_clear()
+    assert commit(source).endswith("-modified")
+
+
+def test_outside_a_repository_the_commit_is_unknown(tmp_path):
+    assert commit(tmp_path) == UNKNOWN
+
+
+def test_hardware_is_plain_json_without_gaps():
+    facts = hardware()
+    assert json.loads(json.dumps(facts)) == facts
+    assert all(value != "" for value in facts.values())
+    assert facts["cores"] >= 1

@@ -10,8 +10,9 @@ The reference is the loop of the predictor's matrix products alone, with buffers
 bias, no norm, no activation, no cost, no sampling. It runs once with all rows in one product and once with
 the rows of one chunk; the faster of the two counts. All contestants use one predictor, one cost (mean
 square distance to the goal, summed over the steps), one iteration and the same counts of samples and steps.
-Peers are optional: whoever is missing gets a row that says so. Memory is the peak of a fresh process above
-what it held before planning.
+Peers are optional: whoever is missing gets a row that says so. The planner teaches the C library to keep
+freed blocks; in one process its peers profit as well. Memory is the peak of a fresh process above what it
+held before planning.
 """
 
 import argparse
@@ -113,8 +114,15 @@ def ours_in_bfloat16(setting: Setting) -> Replan:
 
 
 def bare_products(setting: Setting, rows: int) -> Replan:
-    size, predictor = setting.size, setting.predictor
-    weights = [layer.weight.detach() for layer in (*predictor.hidden, predictor.last)]
+    size = setting.size
+    weights = [
+        part.weight.detach() for part in setting.predictor.modules() if isinstance(part, torch.nn.Linear)
+    ]
+    hidden = size.hidden * (size.latent + ACTION_DIM + (size.layers - 1) * size.hidden + size.latent)
+    if sum(weight.numel() for weight in weights) != hidden:
+        raise RuntimeError(
+            "the bare loop has lost a product of the predictor: every nn.Linear is thought to be one"
+        )
     inputs = [torch.randn(rows, weight.shape[1]) for weight in weights]
     outputs = [torch.empty(rows, weight.shape[0]) for weight in weights]
     passes = size.problems * size.samples * size.horizon // rows

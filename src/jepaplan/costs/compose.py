@@ -13,6 +13,7 @@ predictor want `dtype=torch.bfloat16`. Terms always see float32 or better, becau
 steps would lose the differences that rank the samples.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -78,6 +79,7 @@ class BoundSum:
     def breakdown(self, actions: Float[Tensor, "B S H A"]) -> dict[str, Float[Tensor, "B S"]]:
         """Each term's weighted share; the shares sum to the cost."""
         self._check(actions)
+        keep_freed_memory()
         dtype = torch.promote_types(actions.dtype, torch.float32)
         shares = {name: actions.new_empty(actions.shape[:2], dtype=dtype) for name in self.cost.terms}
         for problems, samples in self._chunks(actions):
@@ -164,6 +166,17 @@ class BoundSum:
 def default_chunk_rows(device: torch.device) -> int:
     """On a CPU what keeps each thread's activations in its cache, elsewhere what keeps the device busy."""
     return min(4096, 512 * torch.get_num_threads()) if device.type == "cpu" else 65536
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Teach the C library, once per process, to keep blocks of a chunk's size when they are freed.
+
+    glibc first returns every freed block above 128 KB to the kernel, and each layer of each imagined step then waits
+    for fresh pages: a quarter of a replan's time. Freeing one large block raises that limit to the block's size
+    (mallopt(3), M_MMAP_THRESHOLD). The block is never touched, so it costs nothing; elsewhere this does nothing.
+    """
+    torch.empty(16 * 2**20, dtype=torch.uint8)
 
 
 def _even_part(total: int, limit: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ class PredictorConfig:
     activation: Activation = "relu"
     norm: bool = True  # LayerNorm before each activation
     residual: bool = False  # predict the change of the latent instead of the latent
+    held: int = 0  # leading numbers of the latent that no action changes: the scene
 
     def __post_init__(self) -> None:
         if self.hidden < 1 or self.layers < 1:
@@ -67,7 +69,11 @@ class MLPPredictor(nn.Module):
         self.norms = nn.ModuleList(
             nn.LayerNorm(config.hidden) if config.norm else nn.Identity() for _ in range(config.layers)
         )
-        self.last = nn.Linear(config.hidden, latent_width)
+        if not 0 <= config.held < latent_width:
+            raise InputError(
+                f"held={config.held} of {latent_width} numbers of the latent never change; it must leave some that do"
+            )
+        self.last = nn.Linear(config.hidden, latent_width - config.held)
 
     def forward(self, latent: Float[Tensor, "B D"], action: Float[Tensor, "B A"]) -> Float[Tensor, "B D"]:
         """The latent one model step later."""
@@ -75,9 +81,11 @@ class MLPPredictor(nn.Module):
         hidden = activation(self.norms[0](self._mix(latent, action)))
         for linear, norm in zip(self.hidden, self.norms[1:], strict=True):
             hidden = activation(norm(linear(hidden)))
+        held = self.config.held
+        moved = self.last(hidden)
         if self.config.residual:
-            return latent + self.last(hidden)
-        return self.last(hidden)
+            moved = moved + latent[:, held:]
+        return torch.cat([latent[:, :held], moved], dim=1) if held else moved
 
     def _mix(self, latent: Tensor, action: Tensor) -> Tensor:
         weight, bias = self.first.weight, self.first.bias

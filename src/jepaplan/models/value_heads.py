@@ -47,18 +47,30 @@ class QuasimetricHead(nn.Module):
             layers += [nn.Linear(before, after), *([nn.LayerNorm(after)] if config.norm else []), nn.ReLU()]
         self.projector = nn.Sequential(*layers, nn.Linear(widths[-1], config.width))
         self.distance = IQE(width=config.width, components=config.components)
+        # One number that stretches all distances: from the unit scale of latents to tens of steps in few updates.
+        self.log_scale = nn.Parameter(torch.zeros(()))
 
     def forward(
         self, source: Float[Tensor, "*#batch D"], goal: Float[Tensor, "*#batch D"]
     ) -> Float[Tensor, "*batch"]:
         """Distances of broadcastable batches; each side is projected before it is broadcast."""
-        return self.distance(self.projector(source), self.projector(goal))
+        return self.between(self.project(source), self.project(goal))
 
     def pairwise(
         self, sources: Float[Tensor, "B M D"], goals: Float[Tensor, "B N D"]
     ) -> Float[Tensor, "B M N"]:
         """Distances from every source to every goal of the same problem."""
-        return self.distance.pairwise(self.projector(sources), self.projector(goals))
+        return self.log_scale.exp() * self.distance.pairwise(self.project(sources), self.project(goals))
+
+    def project(self, latents: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch W"]:
+        """What the quasimetric compares."""
+        return self.projector(latents)
+
+    def between(
+        self, source: Float[Tensor, "*#batch W"], goal: Float[Tensor, "*#batch W"]
+    ) -> Float[Tensor, "*batch"]:
+        """Distances of projected latents."""
+        return self.log_scale.exp() * self.distance(source, goal)
 
 
 class InverseDynamics(nn.Module):

@@ -14,13 +14,13 @@ Whether an end is "beside" a state is read by the inverse dynamics: the action t
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from jepaplan.interfaces import Distance, WorldModel
+from jepaplan.interfaces import WorldModel
 from jepaplan.types import InputError
 
 UNREACHED = 1e4  # steps; what no chain of ways joins
@@ -149,78 +149,106 @@ class ImaginedScenes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImaginedPairs:
-    """A batch for `ImaginedValueObjective`: pairs of states of one scene, and one more model step from each source."""
+class ImaginedGroups:
+    """A batch for `ImaginedValueObjective`: some states of a scene, and one more model step from each."""
 
-    source: Float[Tensor, "B D"]
-    goal: Float[Tensor, "B D"]
-    steps: Float[Tensor, " B"]
-    nearby: Float[Tensor, "B D"]  # where one action takes the source
-    nearby_steps: Float[Tensor, " B"]  # share of a largest step that this action is
-
-
-def sample_pairs(scenes: ImaginedScenes, world_model: WorldModel, config: ImaginationConfig) -> "PairSampler":
-    """A sampler of batches; the world model imagines the nearby states when a batch is loaded."""
-    return PairSampler(scenes, world_model, config)
+    states: Float[Tensor, "B G D"]
+    steps: Float[Tensor, "B G G"]
+    nearby: Float[Tensor, "B G D"]  # where one action takes each state
+    nearby_steps: Float[Tensor, "B G"]  # share of a largest step that this action is
 
 
-class PairSampler:
-    """Draws pairs of imagined states; `sample` draws numbers, `load` gathers latents."""
+class GroupSampler:
+    """Draws groups of imagined states: `sample` draws numbers, `load` gathers latents and imagines one step more."""
 
-    def __init__(self, scenes: ImaginedScenes, world_model: WorldModel, config: ImaginationConfig) -> None:
-        self.scenes, self.world_model, self.config = scenes, world_model, config
+    def __init__(
+        self, scenes: ImaginedScenes, world_model: WorldModel, config: ImaginationConfig, group: int = 64
+    ) -> None:
+        self.scenes, self.world_model, self.config, self.group = scenes, world_model, config, group
 
-    def sample(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-        """Scene, source and goal of each pair, and an action from each source."""
+    def sample(self, generator: torch.Generator, count: int) -> dict[str, Tensor]:
+        """For each of `count` groups: its scene, its states, and an action from each."""
         scenes, states = self.scenes.states.shape[:2]
-        scene = torch.randint(scenes, (count,), generator=generator)
-        pair = torch.randint(states, (count, 2), generator=generator)
-        direction = torch.randn(count, self.world_model.action_dim, generator=generator)
+        shape = (count, self.group)
+        direction = torch.randn(*shape, self.world_model.action_dim, generator=generator)
         direction = direction / direction.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        length = torch.rand(count, 1, generator=generator)
-        return torch.cat([scene[:, None], pair], dim=1), direction * length * self.config.step_norm
+        length = self.config.step_norm * torch.rand(*shape, 1, generator=generator)
+        return {
+            "scene": torch.randint(scenes, (count,), generator=generator),
+            "states": torch.randint(states, shape, generator=generator),
+            "actions": direction * length,
+        }
 
     @torch.no_grad()
-    def load(self, drawn: tuple[Tensor, Tensor]) -> ImaginedPairs:
+    def load(self, drawn: dict[str, Tensor]) -> ImaginedGroups:
         """The latents of a draw."""
-        (scene, source, goal), action = drawn[0].unbind(1), drawn[1]
-        latent = self.scenes.states[scene, source]
-        return ImaginedPairs(
-            source=latent,
-            goal=self.scenes.states[scene, goal],
-            steps=self.scenes.steps[scene, source, goal],
-            nearby=self.world_model.step(latent, action.to(latent.device)),
-            nearby_steps=action.norm(dim=-1).to(latent.device) / self.config.step_norm,
+        device = self.scenes.states.device
+        scene, chosen, actions = (drawn[name].to(device) for name in ("scene", "states", "actions"))
+        states = self.scenes.states[scene[:, None], chosen]
+        nearby = self.world_model.step(states.flatten(0, 1), actions.flatten(0, 1))
+        return ImaginedGroups(
+            states=states,
+            steps=self.scenes.steps[scene[:, None, None], chosen[:, :, None], chosen[:, None, :]],
+            nearby=nearby.view_as(states),
+            nearby_steps=actions.norm(dim=-1) / self.config.step_norm,
         )
+
+
+class ProjectedDistance(Protocol):
+    """A distance that projects its arguments first, so that a state in several pairs is projected once."""
+
+    def project(self, latents: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch W"]:
+        """What the distance compares."""
+        ...
+
+    def between(
+        self, source: Float[Tensor, "*#batch W"], goal: Float[Tensor, "*#batch W"]
+    ) -> Float[Tensor, "*batch"]:
+        """Distances of projected latents."""
+        ...
 
 
 class ImaginedValueObjective(nn.Module):
     """Fit a distance to the steps to go between imagined states, far and near."""
 
     def __init__(
-        self, distance: nn.Module, inverse_dynamics: InverseModel, config: ImaginationConfig
+        self,
+        distance: nn.Module,
+        inverse_dynamics: InverseModel,
+        config: ImaginationConfig,
+        pairs_per_state: int = 4,
     ) -> None:
         super().__init__()
         self.distance = distance
-        # Held, not registered: it is finished, and its weights belong to the world model's stage.
+        # In a list, so not registered: it is finished, and its weights belong to the world model's stage.
         self._inverse_dynamics = [inverse_dynamics]
-        self.config = config
+        self.config, self.pairs_per_state = config, pairs_per_state
 
-    def forward(self, batch: ImaginedPairs) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: ImaginedGroups) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its parts."""
-        distance: Distance = self.distance
-        far = relative_error(distance(batch.source, batch.goal), batch.steps)
+        distance = cast(ProjectedDistance, self.distance)
+        states, nearby = distance.project(batch.states), distance.project(batch.nearby)
+        # Groups are in random order, so neighbours in the group are random pairs.
+        far = torch.stack(
+            [
+                relative_error(
+                    distance.between(states, states.roll(-apart, dims=1)),
+                    batch.steps.roll(-apart, dims=2).diagonal(dim1=1, dim2=2),
+                )
+                for apart in range(1, self.pairs_per_state + 1)
+            ]
+        ).mean()
         with torch.no_grad():
-            moved = self._inverse_dynamics[0](batch.source, batch.nearby).norm(dim=-1) / self.config.step_norm
-        # A wall shortens a step: what was really moved bounds what was asked.
-        steps = torch.minimum(moved, batch.nearby_steps)
-        there = (distance(batch.source, batch.nearby) - steps).square().mean()
-        back = (distance(batch.nearby, batch.source) - steps).square().mean()
+            joining = self._inverse_dynamics[0](batch.states, batch.nearby)
+            # A wall shortens a step: what was really moved bounds what was asked.
+            steps = torch.minimum(joining.norm(dim=-1) / self.config.step_norm, batch.nearby_steps)
+        there = (distance.between(states, nearby) - steps).square().mean()
+        back = (distance.between(nearby, states) - steps).square().mean()
         near = there + back
         return far + near, {"far": far.detach(), "near": near.detach()}
 
 
-def relative_error(distances: Float[Tensor, " B"], steps: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+def relative_error(distances: Float[Tensor, "*pairs"], steps: Float[Tensor, "*pairs"]) -> Float[Tensor, ""]:
     """Mean squared error over one plus the steps, of the pairs that a way joins."""
     known = (steps < UNREACHED).to(distances.dtype)
     error = (distances - steps).square() / (steps + 1)

@@ -71,8 +71,8 @@ def expectile_loss(error: Float[Tensor, "*batch"], expectile: float) -> Float[Te
 
 
 def value_loss(
-    distances: Float[Tensor, "B T+1 G"],
-    reached: Bool[Tensor, "B T+1 G"],
+    distances: Float[Tensor, "B frames G"],
+    reached: Bool[Tensor, "B frames G"],
     *,
     discount: float,
     expectile: float,
@@ -93,12 +93,12 @@ def value_loss(
 
 
 def distances_to_goals(
-    latents: Float[Tensor, "B T+1 D"],
-    frames: Int[Tensor, "B T+1"],
+    latents: Float[Tensor, "B frames D"],
+    frames: Int[Tensor, "B frames"],
     distance: PairwiseDistance,
     batch_goals: int,
     gather: Gather = alone,
-) -> tuple[Float[Tensor, "B T+1 G"], Bool[Tensor, "B T+1 G"]]:
+) -> tuple[Float[Tensor, "B frames G"], Bool[Tensor, "B frames G"]]:
     """Distances of all states to their goals (goal 0: the segment's last), and who is at its goal."""
     to_goals = [distance(latents, latents[:, -1:])[..., None]]
     reached = [(frames == frames[:, -1:])[..., None]]
@@ -111,7 +111,7 @@ def distances_to_goals(
 
 
 def goals_of_batch(
-    latents: Float[Tensor, "B T+1 D"], frames: Int[Tensor, "B T+1"], count: int, gather: Gather = alone
+    latents: Float[Tensor, "B frames D"], frames: Int[Tensor, "B frames"], count: int, gather: Gather = alone
 ) -> tuple[Float[Tensor, "G D"], Int[Tensor, " G"]]:
     """`count` random states of the batch of all processes, one per segment.
 

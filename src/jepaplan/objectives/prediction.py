@@ -16,7 +16,10 @@ from torch import Tensor
 
 
 def prediction_loss(
-    imagined: Float[Tensor, "B T+1 D"], encoded: Float[Tensor, "B T+1 D"], *, detach_targets: bool = False
+    imagined: Float[Tensor, "B frames D"],
+    encoded: Float[Tensor, "B frames D"],
+    *,
+    detach_targets: bool = False,
 ) -> Float[Tensor, ""]:
     """Mean squared error of the imagined latents; the first one was observed and does not count.
 
@@ -27,6 +30,6 @@ def prediction_loss(
     return (imagined[:, 1:] - targets[:, 1:]).square().mean()
 
 
-def copy_error(encoded: Float[Tensor, "B T+1 D"]) -> Float[Tensor, ""]:
+def copy_error(encoded: Float[Tensor, "B frames D"]) -> Float[Tensor, ""]:
     """The prediction loss of believing that nothing changes: what a predictor must beat."""
     return (encoded[:, :1] - encoded[:, 1:]).detach().square().mean()

@@ -35,7 +35,7 @@ class Segments(Protocol):
     """Recorded windows, as `data.windows.WindowBatch`; actions in environment units."""
 
     @property
-    def observations(self) -> UInt8[Tensor, "B T+1 C height width"]:
+    def observations(self) -> UInt8[Tensor, "B frames C height width"]:
         """uint8 frames."""
         ...
 
@@ -45,12 +45,12 @@ class Segments(Protocol):
         ...
 
     @property
-    def frames(self) -> Int[Tensor, "B T+1"]:
+    def frames(self) -> Int[Tensor, "B frames"]:
         """Number of each frame in the recording."""
         ...
 
     @property
-    def proprioception(self) -> Float[Tensor, "B T+1 P"] | None:
+    def proprioception(self) -> Float[Tensor, "B frames P"] | None:
         """What the body feels at each frame."""
         ...
 
@@ -59,7 +59,7 @@ class Segments(Protocol):
 class LatentSegments:
     """Windows of latents that were encoded before; actions in environment units."""
 
-    latents: Float[Tensor, "B T+1 D"]
+    latents: Float[Tensor, "B frames D"]
     actions: Float[Tensor, "B T A"]
 
 
@@ -69,9 +69,9 @@ class FrameEncoder(Protocol):
 
     def encode_frames(
         self,
-        observations: UInt8[Tensor, "B T+1 C height width"],
-        proprioception: Float[Tensor, "B T+1 P"] | None = None,
-    ) -> Float[Tensor, "B T+1 D"]:
+        observations: UInt8[Tensor, "B frames C height width"],
+        proprioception: Float[Tensor, "B frames P"] | None = None,
+    ) -> Float[Tensor, "B frames D"]:
         """Latents of every frame."""
         ...
 
@@ -87,7 +87,7 @@ class LatentDynamics(Protocol):
 
     def unroll(
         self, latent: Float[Tensor, "B D"], actions: Float[Tensor, "B T A"]
-    ) -> Float[Tensor, "B T+1 D"]:
+    ) -> Float[Tensor, "B frames D"]:
         """Begins with `latent` itself."""
         ...
 
@@ -162,7 +162,7 @@ class PredictionObjective(nn.Module):
         terms = self.terms(encoded, batch.actions)
         return self.weights.total(terms), _metrics(terms, encoded)
 
-    def terms(self, encoded: Float[Tensor, "B T+1 D"], actions: Float[Tensor, "B T A"]) -> Terms:
+    def terms(self, encoded: Float[Tensor, "B frames D"], actions: Float[Tensor, "B T A"]) -> Terms:
         """Every part of positive weight, unweighted; actions in environment units."""
         normalised = self.world_model.action_units.normalise(actions)
         terms: Terms = {}
@@ -206,7 +206,7 @@ class ValueObjective(nn.Module):
         terms |= regulariser_terms(encoded, self.weights, self.config, self.gather)
         return self.weights.total(terms), _metrics(terms, encoded)
 
-    def terms(self, encoded: Float[Tensor, "B T+1 D"], frames: Int[Tensor, "B T+1"]) -> Terms:
+    def terms(self, encoded: Float[Tensor, "B frames D"], frames: Int[Tensor, "B frames"]) -> Terms:
         """The parts that shape the distance, unweighted."""
         terms: Terms = {}
         if self.weights.value > 0:
@@ -268,7 +268,7 @@ class LatentPredictionObjective(nn.Module):
 
 
 def regulariser_terms(
-    encoded: Float[Tensor, "B T+1 D"], weights: ObjectiveWeights, config: RegulariserConfig, gather: Gather
+    encoded: Float[Tensor, "B frames D"], weights: ObjectiveWeights, config: RegulariserConfig, gather: Gather
 ) -> Terms:
     """The VCReg parts of positive weight, unweighted."""
     samples = encoded.flatten(0, 1) if config.all_frames else encoded[:, 0]

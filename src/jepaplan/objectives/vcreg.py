@@ -57,7 +57,7 @@ def time_covariance(latents: Float[Tensor, "B frames D"]) -> Float[Tensor, ""]:
     return _off_diagonal(latents)
 
 
-def time_similarity(latents: Float[Tensor, "B T+1 D"]) -> Float[Tensor, ""]:
+def time_similarity(latents: Float[Tensor, "B frames D"]) -> Float[Tensor, ""]:
     """Mean squared change of the latent from one frame to the next."""
     return (latents[:, 1:] - latents[:, :-1]).square().mean()
 

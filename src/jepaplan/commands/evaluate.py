@@ -1,0 +1,144 @@
+"""`jepaplan evaluate RUN`: success of a run beside its baseline and references, with intervals."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from jepaplan.commands.console import NOTES, RESULTS, ProgressBoard, progress_board, table
+from jepaplan.data.episodes import open_episodes
+from jepaplan.evaluation.episodes import Progress
+from jepaplan.evaluation.report import duration, write_report
+from jepaplan.evaluation.results import rows_text
+from jepaplan.evaluation.tasks import load_instances
+from jepaplan.planners.cem import CEM
+from jepaplan.planners.mppi import MPPI
+from jepaplan.recipes.run import LoadedRun, find_recording, load_run
+from jepaplan.recipes.story import Storyteller
+from jepaplan.recipes.study import Study, StudyOptions, save_study, study, with_planner
+from jepaplan.types import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to evaluate, on what, and with which search."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a finished run."""
+    instances: str | None = None
+    """A packaged set such as WallBig-tuning, or a file; without it, the recipe's."""
+    episodes: int | None = None
+    """How many instances, from the first; without it, all."""
+    planner: Literal["mppi", "cem"] | None = None
+    """Without it, the recipe's planner with the recipe's budget."""
+    samples: int | None = None
+    """Action sequences per problem and iteration."""
+    horizon: int | None = None
+    """Model steps that a plan looks ahead."""
+    cost: Literal["sum", "terminal", "minimum", "discounted"] | None = None
+    """How the distance along the imagined path becomes a cost."""
+    references: bool = True
+    """Evaluate the four references as well."""
+    report: bool = True
+    """Write RUN/report.html."""
+    seed: int = 0
+    """Of the planner's noise."""
+    threads: int | None = None
+    """Processor threads; without it, as many as the machine allows."""
+    json: bool = False
+    """Print the rows of results.json on standard output, and nothing else there."""
+
+
+def main(arguments: list[str]) -> int:
+    """Evaluate and print the table."""
+    options = tyro.cli(Options, prog="jepaplan evaluate", description=__doc__, args=arguments)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    run = changed(load_run(options.run), options)
+    instances = load_instances(options.instances or run.experiment.instances)
+    if options.episodes is not None:
+        instances = instances.subset(options.episodes)
+    command = " ".join(["jepaplan evaluate", *arguments])
+    with progress_board() as board:
+        made = study(
+            run,
+            instances,
+            StudyOptions(
+                references=options.references,
+                keep_decisions=options.report,
+                seed=options.seed,
+                command=command,
+                on_progress=lambda name, progress: show(board, name, progress),
+            ),
+        )
+        save_study(made, options.run, instances.name)
+        if options.report:
+            tell(made, board)
+    if options.json:
+        sys.stdout.write(rows_text(made.rows()))
+    else:
+        print_study(made)
+        if options.report:
+            RESULTS.print(f"report: {options.run / 'report.html'}")
+    return 0
+
+
+def changed(run: LoadedRun, options: Options) -> LoadedRun:
+    """The run with the search that was asked for."""
+    planner = run.experiment.planner
+    if options.planner == "cem" and not isinstance(planner, CEM):
+        planner = CEM(
+            samples=planner.samples, horizon=planner.horizon, std=planner.std, bounds=planner.bounds
+        )
+    elif options.planner == "mppi" and not isinstance(planner, MPPI):
+        planner = MPPI(
+            samples=planner.samples, horizon=planner.horizon, std=planner.std, bounds=planner.bounds
+        )
+    if options.samples is not None:
+        planner = replace(planner, samples=options.samples)
+    if options.horizon is not None:
+        planner = replace(planner, horizon=options.horizon)
+    cost = run.experiment.cost if options.cost is None else replace(run.experiment.cost, over=options.cost)
+    return with_planner(run, planner=planner, cost=cost)
+
+
+def tell(made: Study, board: ProgressBoard) -> None:
+    """Write the report of a study into its run."""
+    recording = find_recording(made.run)
+    episodes = open_episodes(recording) if recording is not None else None
+    storyteller = Storyteller(made, episodes, lambda what, done, total: board.report(what, done, total))
+    try:
+        write_report(made.run.path / "report.html", storyteller.tell())
+    except InputError as error:
+        NOTES.print(f"[yellow]no report:[/yellow] {error}", highlight=False)
+
+
+def print_study(made: Study) -> None:
+    """The table, and the paired difference in words."""
+    rows = []
+    for method in made.methods:
+        outcomes = made.outcomes[method.name]
+        rows.append(
+            [
+                method.name,
+                str(outcomes.rate),
+                duration(float(outcomes.seconds_per_step)),
+                f"{outcomes.evaluations_per_step:,.0f}",
+            ]
+        )
+    title = f"{made.run.experiment.recipe} on {made.instances.name} ({len(made.instances)} instances)"
+    columns = ["method", "success, 95 % interval", "planning per step", "model calls per step"]
+    RESULTS.print(table(title, columns, rows))
+    comparison = made.comparison()
+    if comparison is not None:
+        RESULTS.print(comparison.words(), highlight=False)
+
+
+def show(board: ProgressBoard, name: str, progress: Progress) -> None:
+    """One step of all episodes on the board."""
+    # Episodes that succeed leave the batch, so steps get cheaper: the bar's estimate is an upper bound.
+    done = progress.steps if progress.running == 0 else progress.step
+    board.report(f"evaluating {name}", done, progress.steps, f"{progress.solved} solved")

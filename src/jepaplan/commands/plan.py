@@ -1,0 +1,106 @@
+"""`jepaplan plan RUN --start START.png --goal GOAL.png`: ranked candidates for one decision, ties named."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from jepaplan.commands.console import RESULTS, table
+from jepaplan.control.record import Decision
+from jepaplan.data.frames import picture_to_frame
+from jepaplan.recipes.run import LoadedRun, load_run
+from jepaplan.recipes.system import baseline_distance, build_controller
+from jepaplan.types import SeedTree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A run and two pictures in the format that `jepaplan inspect --frames` writes."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a finished run."""
+    start: Path
+    """PNG of what is observed now."""
+    goal: Path
+    """PNG of what is wanted."""
+    candidates: int = 8
+    """How many candidates to show, cheapest first."""
+    seed: int = 0
+    """Of the planner's noise."""
+    json: bool = False
+    """Print the ranking as JSON on standard output, and nothing else there."""
+
+
+def main(arguments: list[str]) -> int:
+    """Plan once and print what was considered."""
+    options = tyro.cli(Options, prog="jepaplan plan", description=__doc__, args=arguments)
+    run = load_run(options.run)
+    found = decide(run, options)
+    if options.json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return 0
+    rows = [
+        [
+            f"{rank}{' (tied)' if candidate['tied'] else ''}",
+            f"{candidate['cost']:.3f}",
+            f"{candidate['distance_at_end']:.2f}",
+            ", ".join(f"{number:+.2f}" for number in candidate["first_action"]),
+        ]
+        for rank, candidate in enumerate(found["candidates"], start=1)
+    ]
+    columns = ["candidate", "cost", "distance at its end", "first action"]
+    RESULTS.print(table(f"candidates of {found['considered']}, cheapest first", columns, rows))
+    RESULTS.print(
+        f"distance from start to goal: {found['distance']:.2f}; {found['tied']} candidates are tied with the best "
+        f"(within {found['tie_tolerance']:.3g}); {found['evaluations']:,} model calls in "
+        f"{found['seconds'] * 1e3:.0f} ms",
+        highlight=False,
+    )
+    action = ", ".join(f"{number:+.2f}" for number in found["action"])
+    RESULTS.print(f"action to execute now, in the environment's units: {action}", highlight=False)
+    return 0
+
+
+@torch.no_grad()
+def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
+    """One decision, as plain numbers."""
+    model = run.system.world_model
+    channels, size = run.experiment.encoder.image_channels, run.experiment.encoder.image_size
+    start, goal = (picture_to_frame(path, channels, size)[None] for path in (options.start, options.goal))
+    distance = run.system.distance if run.experiment.learns_value else baseline_distance(run.experiment)
+    controller = build_controller(run.experiment, model, distance)
+    controller.kept_candidates = max(options.candidates, controller.kept_candidates)
+    controller.reset(goal, SeedTree(options.seed).torch("plan"))
+    action = controller.act(start)[0]
+    decision = controller.last
+    assert decision is not None
+    latent, wanted = model.encode(start), model.encode(goal)
+    ends = model.rollout(latent, decision.candidates)[:, :, -1]
+    at_end = distance(ends, wanted[:, None])[0]
+    return {
+        "distance": float(distance(latent, wanted)),
+        "action": action.tolist(),
+        "considered": run.experiment.planner.samples,
+        "tied": int(decision.tied.sum()),
+        "tie_tolerance": float(decision.tie_tolerance[0]),
+        "evaluations": decision.evaluations,
+        "seconds": decision.seconds,
+        "candidates": [
+            {
+                "cost": float(decision.costs[0, rank]),
+                "distance_at_end": float(at_end[rank]),
+                "tied": bool(decision.tied[0, rank]),
+                "first_action": first_action(run, decision, rank),
+            }
+            for rank in range(min(options.candidates, decision.costs.shape[1]))
+        ],
+    }
+
+
+def first_action(run: LoadedRun, decision: Decision, rank: int) -> list[float]:
+    """The first action of a candidate, in the environment's units."""
+    return run.system.world_model.action_units.inverse(decision.candidates[0, rank, 0]).tolist()

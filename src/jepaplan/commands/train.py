@@ -1,0 +1,134 @@
+"""`jepaplan train RECIPE --run DIRECTORY`: train all stages of a recipe, or go on with a run."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from jepaplan.commands.console import NOTES, RESULTS, ProgressBoard, progress_board
+from jepaplan.recipes.experiment import Experiment
+from jepaplan.recipes.run import TrainOptions, train
+from jepaplan.recipes.wall import RECIPES, find_recipe
+from jepaplan.training.distributed import distributed, processes
+from jepaplan.training.stage import Progress
+from jepaplan.types import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where and on what to train; the fields of the recipe follow as options of their own."""
+
+    run: Path
+    """Folder of the run; an existing one is continued."""
+    data: Path | None = None
+    """Recording to learn from, as `jepaplan collect` writes them; without it the recipe's own is recorded into the run."""
+    tensorboard: bool = False
+    """Write learning curves for TensorBoard into RUN/events as well."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, or auto: an accelerator if there is one."""
+    threads: int | None = None
+    """Processor threads; without it, as many as the machine allows. The results of a CPU run depend on it in the last digits."""
+    json: bool = False
+    """Print the result as JSON on standard output, and nothing else there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What `tyro` reads: our options and all fields of the recipe."""
+
+    options: tyro.conf.OmitArgPrefixes[Options]
+    experiment: tyro.conf.OmitArgPrefixes[Experiment]
+
+
+def main(arguments: list[str]) -> int:
+    """Train and say where the run is."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        RESULTS.print(
+            "usage: jepaplan train RECIPE --run DIRECTORY [options]\n\n"
+            "`jepaplan train RECIPE --help` shows every field of a recipe with its unit and default.\n"
+        )
+        RESULTS.print(
+            "Recipes:", *(f"  {name:42s} {make().description}" for name, make in RECIPES.items()), sep="\n"
+        )
+        return 0
+    recipe = find_recipe(arguments[0])
+    options, experiment = read(recipe, arguments[1:])
+    results = run_training(experiment, options)
+    if options.json:
+        sys.stdout.write(json.dumps(results) + "\n")
+    else:
+        RESULTS.print(
+            f"trained {experiment.recipe} into {options.run}; `jepaplan evaluate {options.run}` comes next"
+        )
+    return 0
+
+
+def read(recipe: Experiment, arguments: list[str]) -> tuple[Options, Experiment]:
+    """Options and the recipe with the fields that the command line sets."""
+    read = tyro.cli(
+        tyro.conf.configure(tyro.conf.AvoidSubcommands)(Arguments),
+        prog=f"jepaplan train {recipe.recipe}",
+        description=recipe.description,
+        default=Arguments(options=tyro.MISSING_NONPROP, experiment=recipe),
+        args=arguments,
+    )
+    return read.options, read.experiment
+
+
+def run_training(experiment: Experiment, options: Options) -> list[dict[str, Any]]:
+    """Train, showing progress; under torchrun every process takes its share."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    device = choose_device(options.device)
+    with distributed(torch.device(device)), progress_board() as board:
+        results = train(
+            experiment,
+            options.run,
+            TrainOptions(
+                data=options.data,
+                tensorboard=options.tensorboard,
+                device=device,
+                on_progress=lambda progress: show(board, progress),
+                report=board.report,
+            ),
+        )
+        if processes().writes:
+            for result in results:
+                resumed = f", continued from update {result.resumed_from}" if result.resumed_from else ""
+                NOTES.print(
+                    f"{result.stage}: {result.updates} updates, {result.seconds:.0f} s{resumed}",
+                    highlight=False,
+                )
+    return [
+        {
+            "stage": result.stage,
+            "updates": result.updates,
+            "seconds": result.seconds,
+            "metrics": result.metrics,
+        }
+        for result in results
+    ]
+
+
+def show(board: ProgressBoard, progress: Progress) -> None:
+    """One update on the board; warnings about the latent once each."""
+    board.report(f"training {progress.stage}", progress.update, progress.updates, f"loss {progress.loss:.3g}")
+    for words in progress.warnings:
+        board.warn(words)
+
+
+def choose_device(asked: str) -> str:
+    """The device that was asked for, refused in words where the machine lacks it."""
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=asked)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"--device {asked} cannot be used here: {error}. Write --device cpu or --device auto"
+        ) from error
+    return asked

@@ -1,0 +1,157 @@
+"""What an experiment is: a recording, a system, stages of training, a planner and a cost, all as frozen records.
+
+A recipe is a function that returns an `Experiment`; a variant derives from another recipe by `replace`. Every field can be set
+from the command line. Stages are trained in the order in which they are listed:
+
+    stage               arXiv:2601.00844              trains
+    PredictionStage     pred_VCReg                    encoder, predictor, inverse dynamics
+    ValueStage          Sep, first part               encoder, distance
+    JointStage          VF_pred, VF_quasi_pred        encoder, predictor, distance
+    PredictorStage      Sep, second part              predictor, on latents that are encoded once
+    ImaginedValueStage  ours                          distance on frozen latents, from imagined states
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jepaplan.models.encoders import CompactConfig, ImpalaConfig
+from jepaplan.models.keypoint_encoder import KeypointConfig
+from jepaplan.models.predictors import PredictorConfig
+from jepaplan.models.value_heads import QuasimetricHeadConfig
+from jepaplan.objectives.imagined_graph import ImaginationConfig
+from jepaplan.objectives.iql import ValueConfig
+from jepaplan.objectives.total import ObjectiveWeights, RegulariserConfig
+from jepaplan.planners.cem import CEM
+from jepaplan.planners.mppi import MPPI
+from jepaplan.training.stage import FitConfig
+from jepaplan.types import InputError
+
+EncoderConfig = KeypointConfig | CompactConfig | ImpalaConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingConfig:
+    """What is recorded when no file is given."""
+
+    world: Literal["WallSmall", "WallBig"] = "WallBig"
+    trajectories: int = 1000
+    states: int = 64  # per trajectory; one action fewer
+    crossing_fraction: float = 0.5  # of the trajectories, those that go through the door
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistanceConfig:
+    """The distance that is minus the value."""
+
+    kind: Literal["euclidean", "iqe", "quasimetric_head"] = "quasimetric_head"
+    components: int = 32  # of IQE on the latent itself, kind "iqe"
+    head: QuasimetricHeadConfig = field(default_factory=QuasimetricHeadConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionStage:
+    """Encoder and predictor together; with `scene_contrast` > 0 also which recording it is."""
+
+    name: str = "world_model"
+    fit: FitConfig
+    steps: int = 15  # actions per window
+    weights: ObjectiveWeights = field(default_factory=ObjectiveWeights)
+    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
+    scene_contrast: float = 0.0  # weight of the contrast between recordings
+    scene_temperature: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueStage:
+    """Encoder and distance by value learning, without a predictor."""
+
+    name: str = "value"
+    fit: FitConfig
+    steps: int = 15
+    weights: ObjectiveWeights = field(default_factory=lambda: ObjectiveWeights(prediction=0, value=1))
+    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointStage:
+    """Encoder, predictor and distance together."""
+
+    name: str = "joint"
+    fit: FitConfig
+    steps: int = 15
+    weights: ObjectiveWeights = field(default_factory=lambda: ObjectiveWeights(value=1))
+    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorStage:
+    """The predictor alone, on cached latents of the finished encoder."""
+
+    name: str = "predictor"
+    fit: FitConfig
+    steps: int = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImaginedValueStage:
+    """The distance alone, fitted to steps to go between imagined states."""
+
+    name: str = "imagined_value"
+    fit: FitConfig
+    scenes: int = 200  # recordings whose scene is imagined
+    imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
+
+
+StageConfig = PredictionStage | ValueStage | JointStage | PredictorStage | ImaginedValueStage
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostConfig:
+    """What planning minimises."""
+
+    over: Literal["sum", "terminal", "minimum", "discounted"] = "sum"
+    discount: float = 0.95  # per step, for "discounted"
+    effort: float = 0.0  # weight of the mean squared action
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlConfig:
+    """Receding-horizon control around the planner."""
+
+    replan_every: int = 1  # environment steps
+    warm_start: Literal["shift", "keep"] = "shift"
+    shrink: bool = False  # no plan looks beyond the end of the episode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that decides a result; two runs with equal experiments and seeds are the same run."""
+
+    recipe: str
+    description: str
+    seed: int = 0
+    held_out: float = 0.05  # share of the recordings that is never trained on, for held-out metrics
+    recording: RecordingConfig = field(default_factory=RecordingConfig)
+    encoder: EncoderConfig
+    predictor: PredictorConfig
+    distance: DistanceConfig
+    stages: tuple[StageConfig, ...]
+    baseline_distance: Literal["euclidean", "mean_square"] = "mean_square"  # what the baseline plans with
+    planner: MPPI | CEM
+    cost: CostConfig = field(default_factory=CostConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
+    instances: str = "WallBig-demo"  # a packaged set or a file; see `jepaplan evaluate --help`
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"held_out is a share of the recordings, in [0, 1); got {self.held_out}")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise InputError(f"stages need different names, since each has a folder; got {names}")
+
+    @property
+    def learns_value(self) -> bool:
+        """Whether some stage trains the distance."""
+        return any(isinstance(stage, ValueStage | JointStage | ImaginedValueStage) for stage in self.stages)

@@ -1,0 +1,134 @@
+"""Train an experiment into a run folder, and read a run back as something to plan with."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+from jepaplan.data.collect import collect_wall
+from jepaplan.data.episodes import Episodes, open_episodes
+from jepaplan.evaluation.tasks import WORLDS
+from jepaplan.recipes.experiment import Experiment
+from jepaplan.recipes.serialise import experiment_from_json, experiment_to_json
+from jepaplan.recipes.stages import Report, Workshop, silent
+from jepaplan.recipes.system import Interface, System, build_system, fit_normalisation
+from jepaplan.training.checkpoint import load_weights, read_weights
+from jepaplan.training.distributed import barrier, processes
+from jepaplan.training.loop import fit
+from jepaplan.training.runs import Origin, RunDirectory, open_run
+from jepaplan.training.stage import FitResult, Progress
+from jepaplan.types import InputError, SeedTree
+
+DATA_FILE = "data.h5"  # inside the run, where no recording was given
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How a run is trained, apart from what is trained."""
+
+    data: Path | None = None  # a recording; None: record the recipe's own into the run
+    tensorboard: bool = False
+    device: str = "cpu"
+    on_progress: Callable[[Progress], None] | None = None
+    report: Report = silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedRun:
+    """A finished run: what was asked, what was learned, and where from."""
+
+    path: Path
+    experiment: Experiment
+    system: System
+    card: Mapping[str, Any]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Training time of each stage."""
+        return {name: float(stage["seconds"]) for name, stage in self.card["stages"].items()}
+
+
+def train(experiment: Experiment, path: Path, options: TrainOptions | None = None) -> list[FitResult]:
+    """Train all stages of `experiment` into `path`, or go on where an earlier call stopped."""
+    options = options or TrainOptions()
+    episodes = _recording(experiment, path, options)
+    origin = Origin(
+        recipe=experiment.recipe,
+        configuration=experiment_to_json(experiment),
+        data=episodes.content_hash,
+        seed=experiment.seed,
+    )
+    with open_run(path, origin, tensorboard=options.tensorboard) as run:
+        system = build_system(experiment, interface_of(episodes))
+        fit_normalisation(system, episodes, experiment.seed)
+        workshop = Workshop(experiment, system.to(options.device), episodes, options.report)
+        results: list[FitResult] = []
+        for stage in experiment.stages:
+            config = replace(stage.fit, seed=experiment.seed)
+            results.append(fit(workshop.build(stage), run, config, options.on_progress))
+    return results
+
+
+def load_run(path: Path | str) -> LoadedRun:
+    """Read a run's configuration and weights; refuses unfinished runs and weights of another architecture."""
+    run = RunDirectory(path)
+    card = run.read_card()
+    experiment = experiment_from_json(card["configuration"], str(run.card))
+    unfinished = [
+        stage.name for stage in experiment.stages if not _finished(card, stage.name, stage.fit.updates)
+    ]
+    if unfinished:
+        raise InputError(
+            f"{run.path} is not finished: stage {unfinished[0]!r} is still to be trained. Continue it with "
+            f"`jepaplan train {experiment.recipe} --run {run.path}`"
+        )
+    tensors = read_weights(run.weights).tensors
+    pixels = tensors["world_model.pixel_encoder.pixels.mean"]
+    side = _image_size(experiment)
+    interface = Interface(
+        image=(pixels.numel(), side, side), action_dim=tensors["world_model.actions.mean"].numel()
+    )
+    system = build_system(experiment, interface)
+    load_weights(run.weights, system)
+    return LoadedRun(path=run.path, experiment=experiment, system=system.eval(), card=card)
+
+
+def interface_of(episodes: Episodes) -> Interface:
+    """Shapes of what was recorded."""
+    channels, height, width = episodes.observations.shape[1:]
+    return Interface(image=(channels, height, width), action_dim=episodes.actions.shape[1])
+
+
+def find_recording(run: LoadedRun, data: Path | None = None) -> Path | None:
+    """The recording that a run learned from, if it is the run's own or given."""
+    own = run.path / DATA_FILE
+    return data if data is not None else own if own.exists() else None
+
+
+def _recording(experiment: Experiment, path: Path, options: TrainOptions) -> Episodes:
+    if options.data is not None:
+        return open_episodes(options.data)
+    own, config = path / DATA_FILE, experiment.recording
+    if not own.exists() and processes().writes:
+        path.mkdir(parents=True, exist_ok=True)
+        collect_wall(
+            own,
+            WORLDS[config.world],
+            trajectories=config.trajectories,
+            states=config.states,
+            seed=SeedTree(experiment.seed)["collect"] % 2**31,
+            crossing_fraction=config.crossing_fraction,
+            progress=lambda done, total: options.report("recording trajectories", done, total),
+        )
+    barrier()
+    return open_episodes(own)
+
+
+def _finished(card: Mapping[str, Any], stage: str, updates: int) -> bool:
+    known = card.get("stages", {}).get(stage)
+    return known is not None and known.get("updates", 0) >= updates
+
+
+def _image_size(experiment: Experiment) -> int:
+    return experiment.encoder.image_size

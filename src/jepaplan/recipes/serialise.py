@@ -1,0 +1,93 @@
+"""Experiments as JSON and back: dataclasses by name, from a list of those that an experiment may hold.
+
+A file can only name records of this list, so reading one never runs anything else.
+"""
+
+import dataclasses
+from typing import Any, cast
+
+from jepaplan.models.encoders import CompactConfig, ImpalaConfig
+from jepaplan.models.keypoint_encoder import KeypointConfig
+from jepaplan.models.predictors import PredictorConfig
+from jepaplan.models.value_heads import QuasimetricHeadConfig
+from jepaplan.objectives.imagined_graph import ImaginationConfig
+from jepaplan.objectives.iql import ValueConfig
+from jepaplan.objectives.total import ObjectiveWeights, RegulariserConfig
+from jepaplan.planners.cem import CEM
+from jepaplan.planners.mppi import MPPI
+from jepaplan.planners.proposals import BoxBound, NormBound
+from jepaplan.recipes import experiment
+from jepaplan.training.stage import FitConfig
+from jepaplan.types import InputError
+
+_KIND = "kind of record"
+
+_RECORDS: dict[str, type] = {
+    record.__name__: record
+    for record in (
+        experiment.Experiment,
+        experiment.RecordingConfig,
+        experiment.DistanceConfig,
+        experiment.PredictionStage,
+        experiment.ValueStage,
+        experiment.JointStage,
+        experiment.PredictorStage,
+        experiment.ImaginedValueStage,
+        experiment.CostConfig,
+        experiment.ControlConfig,
+        KeypointConfig,
+        CompactConfig,
+        ImpalaConfig,
+        PredictorConfig,
+        QuasimetricHeadConfig,
+        ImaginationConfig,
+        ValueConfig,
+        ObjectiveWeights,
+        RegulariserConfig,
+        FitConfig,
+        MPPI,
+        CEM,
+        NormBound,
+        BoxBound,
+    )
+}
+
+
+def experiment_to_json(value: Any) -> Any:
+    """Records become objects that name their kind; tuples become lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            field.name: experiment_to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+        return {_KIND: type(value).__name__, **fields}
+    if isinstance(value, list | tuple):
+        return [experiment_to_json(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def experiment_from_json(value: Any, where: str = "the configuration") -> experiment.Experiment:
+    """The experiment that `experiment_to_json` wrote."""
+    read = _read(value, where)
+    if not isinstance(read, experiment.Experiment):
+        raise InputError(f"{where} does not describe an experiment; is it the config.json of a run?")
+    return read
+
+
+def _read(value: Any, where: str) -> Any:
+    if isinstance(value, list):
+        return tuple(_read(item, where) for item in cast("list[Any]", value))
+    if not isinstance(value, dict):
+        return value
+    fields = cast("dict[str, Any]", value)
+    kind = fields.get(_KIND)
+    record = _RECORDS.get(str(kind))
+    if record is None:
+        raise InputError(f"{where} names a record {kind!r}; known are {', '.join(_RECORDS)}")
+    known = {field.name for field in dataclasses.fields(record)}
+    unknown = sorted(set(fields) - known - {_KIND})
+    if unknown:
+        raise InputError(
+            f"{where}: {kind} has no field {', '.join(unknown)}; it was written by another version. Fields: "
+            f"{', '.join(sorted(known))}"
+        )
+    return record(**{name: _read(item, where) for name, item in fields.items() if name != _KIND})

@@ -1,0 +1,281 @@
+"""From a study to the report: probes, maps, films and blame, gathered into `ReportData`."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from jepaplan.data.episodes import Episodes
+from jepaplan.envs.wall import WallLayouts
+from jepaplan.evaluation.blame import Blame, LearnedParts, blame_failures
+from jepaplan.evaluation.charts import read_curves
+from jepaplan.evaluation.episodes import EpisodeOptions
+from jepaplan.evaluation.films import Film, film, imagination
+from jepaplan.evaluation.pictures import contact_sheet, frame_picture, map_picture
+from jepaplan.evaluation.position_probe import ProbeConfig, ProbeError, fit_position_probe, probe_error
+from jepaplan.evaluation.probes import (
+    distance_map,
+    fresh_paths,
+    greedy_descent,
+    rank_correlations,
+    rollout_errors,
+)
+from jepaplan.evaluation.references import GeodesicDistance, RenderedDistance
+from jepaplan.evaluation.report import Chart, CostShares, MapRow, MethodResult, ProbeReport, ReportData
+from jepaplan.interfaces import Controller, Distance, WorldModel
+from jepaplan.recipes.study import PREDICTION_ONLY, VALUE_GUIDED, Study
+from jepaplan.recipes.system import baseline_distance, build_controller
+from jepaplan.training import provenance
+from jepaplan.types import SeedTree
+
+_PROBE_FRAMES = 6000  # drawn afresh; a sixth of them judges the probe
+_GREEDY_DOORS = 60
+_BLAMED = 8  # failed episodes taken apart
+
+Report = Callable[[str, int, int], None]
+
+
+class Storyteller:
+    """Makes the parts of a report from a study; each part is a method, so a report can leave some out."""
+
+    def __init__(self, study: Study, episodes: Episodes | None, report: Report) -> None:
+        self.study, self.episodes, self.report = study, episodes, report
+        self.run, self.world = study.run, study.world
+        self.model = study.run.system.world_model
+        self.seeds = SeedTree(study.run.experiment.seed)
+        self._probe: nn.Module | None = None
+        self._probe_errors: tuple[ProbeError, ...] = ()
+
+    def tell(self) -> ReportData:
+        """The whole report."""
+        parts = ("position probe", "distances", "maps", "films", "blame")
+        for done, part in enumerate(parts):
+            self.report("explaining", done, len(parts))
+            if part == "position probe":
+                self.probe()
+            elif part == "distances":
+                probes = self.probes()
+            elif part == "maps":
+                maps = self.maps()
+            elif part == "films":
+                films = self.films()
+            else:
+                blamed, blames = self.blames()
+        self.report("explaining", len(parts), len(parts))
+        comparison = self.study.comparison()
+        world, experiment = self.world, self.run.experiment
+        return ReportData(
+            title=f"{experiment.recipe} on {self.study.instances.world}",
+            question=(
+                "Can a world model learned from recorded trajectories plan from pixels to a goal in the other room, "
+                "through a door that the straight way to the goal does not pass? Every method below uses the same "
+                "planner with the same budget on the same instances."
+            ),
+            success_rule=(world.reached.__doc__ or "").strip(),
+            methods=self.methods(),
+            facts=self.facts(),
+            frames=self.frames(),
+            recordings=self.recordings(),
+            comparisons=() if comparison is None else (comparison,),
+            charts=self.charts(),
+            maps=maps,
+            films=films,
+            blamed=blamed,
+            blames=blames,
+            probes=probes,
+            costs=self.costs(),
+            stages=self.run.seconds,
+            provenance=self.provenance(),
+        )
+
+    def methods(self) -> tuple[MethodResult, ...]:
+        """The success table."""
+        return tuple(
+            MethodResult(
+                name=method.name,
+                kind=method.kind,
+                success=(outcomes := self.study.outcomes[method.name]).rate,
+                seconds_per_step=float(outcomes.seconds_per_step),
+                evaluations_per_step=float(outcomes.evaluations_per_step),
+                note=method.note,
+            )
+            for method in self.study.methods
+        )
+
+    def probe(self) -> nn.Module:
+        """Positions read from latents by a small network; fitted to frames drawn afresh."""
+        if self._probe is None:
+            generator = self.seeds.torch("probe")
+            layouts = self.world.sample_layouts(_PROBE_FRAMES, generator)
+            positions = self.world.sample_positions(layouts, generator)
+            with torch.no_grad():
+                latents = torch.cat(
+                    [
+                        self.model.encode(frames)
+                        for frames in self.world.render(positions, layouts).split(1000)
+                    ]
+                )
+            fitted = _PROBE_FRAMES * 5 // 6
+            errors: list[ProbeError] = []
+            for kind in ("linear", "network"):
+                self._probe = fit_position_probe(
+                    latents[:fitted], positions[:fitted], ProbeConfig(kind=kind), generator
+                )
+                errors.append(probe_error(self._probe, latents[fitted:], positions[fitted:], kind))
+            self._probe_errors = tuple(errors)
+        assert self._probe is not None
+        return self._probe
+
+    def distances(self) -> dict[str, Distance]:
+        """What each learned method minimises."""
+        baseline = baseline_distance(self.run.experiment)
+        if not self.run.experiment.learns_value:
+            return {PREDICTION_ONLY: baseline}
+        return {VALUE_GUIDED: self.run.system.distance, PREDICTION_ONLY: baseline}
+
+    def rendered(self, distance: Distance) -> RenderedDistance:
+        """A learned distance between true states."""
+        return RenderedDistance(self.world, self.model.encode, distance)
+
+    def probes(self) -> tuple[ProbeReport, ...]:
+        """What the latents know and what the distances rank."""
+        probe, found = self.probe(), list[ProbeReport]()
+        generator = self.seeds.torch("paths")
+        paths = fresh_paths(self.world, 200, 96, generator)
+        rollouts = rollout_errors(self.world, self.model, probe, paths)
+        doors = self.study.instances.subset(min(_GREEDY_DOORS, len(self.study.instances)))
+        for number, (name, distance) in enumerate(self.distances().items()):
+            rendered = self.rendered(distance)
+            found.append(
+                ProbeReport(
+                    method=name,
+                    positions=self._probe_errors if number == 0 else (),
+                    rollouts=rollouts if number == 0 else (),
+                    correlations=rank_correlations(self.world, rendered, self.seeds.torch("ranks")),
+                    through_door=greedy_descent(self.world, doors, rendered).through_door,
+                )
+            )
+        return tuple(found)
+
+    def maps(self, count: int = 3) -> tuple[MapRow, ...]:
+        """Distances to the goal from everywhere, learned and true, for the first instances."""
+        made: list[MapRow] = []
+        instances, config = self.study.instances, self.world.config
+        for number in range(min(count, len(instances))):
+            wall = (float(instances.layouts.wall_x[number]), float(instances.layouts.door_y[number]))
+            goal = (float(instances.goals[number, 0]), float(instances.goals[number, 1]))
+            true = distance_map(self.world, GeodesicDistance(self.world), wall, goal)
+            pictures = [map_picture(config, true, wall, goal, ("true geodesic", "pixels"))]
+            for name, distance in self.distances().items():
+                values = distance_map(self.world, self.rendered(distance), wall, goal)
+                unit = "steps" if name == VALUE_GUIDED else "latent units"
+                pictures.append(map_picture(config, values, wall, goal, (f"{name} distance", unit)))
+            made.append(MapRow(caption=f"Instance {number}: how far is the goal?", maps=tuple(pictures)))
+        return tuple(made)
+
+    def films(self) -> tuple[Film, ...]:
+        """The best and the worst episode, with the fan of what was considered."""
+        outcomes = self.study.outcomes.get(VALUE_GUIDED)
+        if outcomes is None or not outcomes.fans:
+            return ()
+        imagine = imagination(self.world, self.model, self.probe())
+        best, worst = outcomes.best_and_worst()
+        words = "where the model believes that the candidates lead, read from its latents by the probe"
+        titles = {best: "the best episode", worst: "the worst episode"}
+        return tuple(
+            film(self.world, outcomes, number, imagine, (title, words)) for number, title in titles.items()
+        )
+
+    def blames(self) -> tuple[str, tuple[Blame, ...]]:
+        """Which part failed in the episodes that failed."""
+        name = VALUE_GUIDED if self.run.experiment.learns_value else PREDICTION_ONLY
+        outcomes = self.study.outcomes[name]
+        if bool(outcomes.success.all()):
+            return name, ()
+
+        def controller(model: WorldModel, distance: Distance) -> Controller:
+            return build_controller(self.run.experiment, model, distance, self.world.config.episode_steps)
+
+        parts = LearnedParts(
+            world_model=self.model,
+            distance=self.distances()[name],
+            probe=self.probe(),
+            make_controller=controller,
+        )
+        options = EpisodeOptions(episode_steps=self.world.config.episode_steps)
+        generator = self.seeds.torch("blame")
+        return name, blame_failures(self.world, outcomes, parts, generator, options, limit=_BLAMED)
+
+    def charts(self) -> tuple[Chart, ...]:
+        """Learning curves: the loss of each stage, and its held-out loss where there is one."""
+        made: list[Chart] = []
+        for stage in self.run.experiment.stages:
+            curves = read_curves(self.run.path / "metrics.jsonl", stage.name)
+            shown = [
+                curve for curve in curves if curve.name in ("loss", "held_out/loss", "held_out/prediction")
+            ]
+            if shown:
+                made.append(Chart(title=f"Stage {stage.name}", curves=tuple(shown)))
+        return tuple(made)
+
+    def frames(self) -> tuple[str, ...]:
+        """What the encoder sees at the start of the first instance, and its goal."""
+        instances = self.study.instances.subset(1)
+        return tuple(
+            frame_picture(self.world.render(positions, instances.layouts)[0], words)
+            for positions, words in ((instances.starts, "what is observed"), (instances.goals, "the goal"))
+        )
+
+    def recordings(self, count: int = 12) -> str:
+        """Some recorded trajectories."""
+        episodes = self.episodes
+        if episodes is None or episodes.states is None or episodes.states.shape[1] != 4:
+            return ""
+        length = int(episodes.lengths.min()) + 1
+        rows = episodes.starts[:count, None] + torch.arange(length)
+        states = episodes.states[rows]
+        layouts = WallLayouts(states[:, 0, 2], states[:, 0, 3])
+        return contact_sheet(self.world.config, layouts, states[..., :2])
+
+    def costs(self) -> tuple[CostShares, ...]:
+        """What the executed plans were predicted to cost."""
+        outcomes = self.study.outcomes.get(VALUE_GUIDED)
+        if outcomes is None or not outcomes.fans:
+            return ()
+        sums: dict[str, list[float]] = {}
+        for fans in outcomes.fans.values():
+            for fan in fans:
+                for name, share in fan.predicted.items():
+                    sums.setdefault(name, []).append(share)
+        if not sums:
+            return ()
+        return (CostShares(method=VALUE_GUIDED, terms={name: sum(v) / len(v) for name, v in sums.items()}),)
+
+    def facts(self) -> dict[str, str]:
+        """Task, data and budget."""
+        experiment, instances = self.run.experiment, self.study.instances
+        facts = {
+            "Task": f"{instances.world}, {len(instances)} instances ({instances.name}), opposite rooms, "
+            f"{self.world.config.episode_steps} steps",
+            "Planner": str(experiment.planner),
+            "Method": experiment.description,
+            "Parameters": f"{sum(p.numel() for p in self.run.system.parameters()):,}",
+        }
+        if self.episodes is not None:
+            facts["Recording"] = (
+                f"{len(self.episodes):,} trajectories, {len(self.episodes.observations):,} frames; true states are used "
+                "by the probes only"
+            )
+        return facts
+
+    def provenance(self) -> dict[str, str]:
+        """Where the numbers come from."""
+        machine = provenance.hardware()
+        card = self.run.card
+        return {
+            "command": self.study.command,
+            "commit": f"{provenance.commit()} (trained at {card.get('commit', 'unknown')})",
+            "data": str(card.get("data", "unknown")),
+            "training seed": str(self.run.experiment.seed),
+            "hardware": ", ".join(f"{name} {value}" for name, value in machine.items()),
+        }

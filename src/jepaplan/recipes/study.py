@@ -1,0 +1,223 @@
+"""Evaluate a run beside its references: what a learned value adds is read between them.
+
+    method             dynamics    what planning minimises
+    value-guided       learned     the learned distance
+    prediction only    learned     distance of latents; nothing of the value is used
+    references         true        evaluation/references.py
+
+All methods share planner, budget, instances and the generator's seed.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from jepaplan.envs.wall import WallWorld
+from jepaplan.evaluation.episodes import EpisodeOptions, Outcomes, Progress, run_episodes, true_states
+from jepaplan.evaluation.references import references
+from jepaplan.evaluation.results import ResultRow, write_rows
+from jepaplan.evaluation.statistics import PairedDifference, compare
+from jepaplan.evaluation.tasks import WORLDS, Instances
+from jepaplan.interfaces import Controller, Distance, WorldModel
+from jepaplan.recipes.run import LoadedRun
+from jepaplan.recipes.system import baseline_distance, build_controller
+from jepaplan.training import provenance
+from jepaplan.training.runs import write_json
+from jepaplan.types import InputError, SeedTree
+
+VALUE_GUIDED = "value-guided"
+PREDICTION_ONLY = "prediction only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A controller with a name for the tables; `sees_truth` for references that observe the true state."""
+
+    name: str
+    kind: Literal["ours", "baseline", "reference"]
+    controller: Controller
+    note: str
+    sees_truth: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """What is evaluated and what for."""
+
+    references: bool = True
+    keep_decisions: bool = True  # of the value-guided method, for pictures
+    seed: int = 0  # of the planners' noise
+    command: str = ""
+    on_progress: Callable[[str, Progress], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Outcomes by method, in the order of the table."""
+
+    run: LoadedRun
+    world: WallWorld
+    instances: Instances
+    methods: tuple[Method, ...]
+    outcomes: Mapping[str, Outcomes]
+    command: str
+
+    def comparison(self, first: str = VALUE_GUIDED, second: str = PREDICTION_ONLY) -> PairedDifference | None:
+        """The paired difference of two methods, where both were evaluated."""
+        if first not in self.outcomes or second not in self.outcomes:
+            return None
+        generator = SeedTree(0).torch("comparison")
+        return compare(
+            (first, self.outcomes[first].success), (second, self.outcomes[second].success), generator
+        )
+
+    def rows(self) -> list[ResultRow]:
+        """The study for machines."""
+        return [self._row(method) for method in self.methods]
+
+    def _row(self, method: Method) -> ResultRow:
+        outcomes, machine = self.outcomes[method.name], provenance.hardware()
+        return ResultRow(
+            task=self.instances.world,
+            method=method.name,
+            instance_file=self.instances.name,
+            split=self.instances.split,
+            success=outcomes.rate,
+            training_seeds=() if method.kind == "reference" else (self.run.experiment.seed,),
+            evaluations_per_step=float(outcomes.evaluations_per_step),
+            seconds_per_step=float(outcomes.seconds_per_step),
+            commit=provenance.commit(),
+            hardware=f"{machine['processor']}, {machine['threads']} threads, gpu {machine['gpu']}",
+            command=self.command,
+        )
+
+
+def methods_of(run: LoadedRun, world: WallWorld, with_references: bool) -> tuple[Method, ...]:
+    """What is compared: ours first, then the baseline, then the references."""
+    experiment, model = run.experiment, run.system.world_model
+
+    def controller(world_model: WorldModel, distance: Distance) -> Controller:
+        return build_controller(experiment, world_model, distance, world.config.episode_steps)
+
+    found: list[Method] = []
+    if experiment.learns_value:
+        found.append(
+            Method(
+                name=VALUE_GUIDED,
+                kind="ours",
+                controller=controller(model, run.system.distance),
+                note="learned dynamics, learned value",
+            )
+        )
+    found.append(
+        Method(
+            name=PREDICTION_ONLY,
+            kind="baseline",
+            controller=controller(model, baseline_distance(experiment)),
+            note="learned dynamics, distance of latents",
+        )
+    )
+    if with_references:
+        for reference in references(world, model.action_units, controller):
+            found.append(
+                Method(
+                    name=reference.name,
+                    kind="reference",
+                    controller=reference.controller,
+                    note=reference.meaning,
+                    sees_truth=True,
+                )
+            )
+    return tuple(found)
+
+
+def study(run: LoadedRun, instances: Instances, options: StudyOptions) -> Study:
+    """Evaluate every method on the same instances."""
+    if instances.world not in WORLDS:
+        raise InputError(f"instances are of world {instances.world!r}; known: {', '.join(WORLDS)}")
+    world = WallWorld(WORLDS[instances.world])
+    methods = methods_of(run, world, options.references)
+    outcomes: dict[str, Outcomes] = {}
+    for method in methods:
+        keep = tuple(range(len(instances))) if options.keep_decisions and method.kind == "ours" else ()
+        outcomes[method.name] = run_episodes(
+            world,
+            instances,
+            method.controller,
+            SeedTree(options.seed).torch("plan"),
+            EpisodeOptions(
+                episode_steps=world.config.episode_steps,
+                observe=true_states(world) if method.sees_truth else None,
+                keep=keep,
+                on_progress=_named(options.on_progress, method.name),
+            ),
+        )
+    return Study(
+        run=run, world=world, instances=instances, methods=methods, outcomes=outcomes, command=options.command
+    )
+
+
+def save_study(made: Study, folder: Path, name: str) -> None:
+    """Rows for machines and the outcome of every instance, for paired comparisons between runs."""
+    write_rows(folder / "results.json", made.rows())
+    write_json(
+        folder / "outcomes" / f"{name}.json",
+        {
+            "instances": {
+                "file": made.instances.name,
+                "split": made.instances.split,
+                "count": len(made.instances),
+            },
+            "starts": [[round(x, 3) for x in start] for start in made.instances.starts.tolist()],
+            "success": {each: outcome.success.tolist() for each, outcome in made.outcomes.items()},
+        },
+    )
+
+
+def compare_runs(
+    first: tuple[Path, str | None], second: tuple[Path, str | None], instances: str
+) -> PairedDifference:
+    """Paired difference of two evaluated runs; a run is a folder and a method, by default its first."""
+    (first_name, ours, our_starts), (second_name, theirs, their_starts) = (
+        _saved(path, method, instances) for path, method in (first, second)
+    )
+    if our_starts != their_starts:
+        raise InputError(
+            f"{first_name} and {second_name} were evaluated on different instances ({len(our_starts)} and "
+            f"{len(their_starts)}); evaluate both with the same --instances and --episodes"
+        )
+    return compare((first_name, ours), (second_name, theirs), SeedTree(0).torch("comparison"))
+
+
+def _saved(path: Path, method: str | None, instances: str) -> tuple[str, Bool[Tensor, " B"], Sequence[Any]]:
+    file = path / "outcomes" / f"{instances}.json"
+    if not file.is_file():
+        known = sorted(found.stem for found in (path / "outcomes").glob("*.json"))
+        raise InputError(
+            f"{path} was not evaluated on {instances}; known there: {', '.join(known) or 'nothing yet'}. Run "
+            f"`jepaplan evaluate {path} --instances {instances}`"
+        )
+    saved = json.loads(file.read_text())
+    success = saved["success"]
+    chosen = method or next(iter(success))
+    if chosen not in success:
+        raise InputError(f"{file} has no method {chosen!r}; it has {', '.join(success)}")
+    return f"{path} ({chosen})", torch.tensor(success[chosen]), saved["starts"]
+
+
+def _named(
+    on_progress: Callable[[str, Progress], None] | None, name: str
+) -> Callable[[Progress], None] | None:
+    return None if on_progress is None else lambda progress: on_progress(name, progress)
+
+
+def with_planner(run: LoadedRun, **changes: Any) -> LoadedRun:
+    """The run with another planner, cost or control: `planner=CEM(...)`, `cost=CostConfig(...)`."""
+    return dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, **changes))

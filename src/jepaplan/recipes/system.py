@@ -1,0 +1,120 @@
+"""From an experiment's records to the objects they name: models, normalisation, planner, cost and controller."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from jepaplan.control.receding_horizon import RecedingHorizon
+from jepaplan.costs.compose import Term, WeightedSum
+from jepaplan.costs.terms import ActionEffort, GoalDistance
+from jepaplan.data.episodes import Episodes
+from jepaplan.data.normalise import ActionNormaliser, PixelNormaliser
+from jepaplan.interfaces import Distance, WorldModel
+from jepaplan.models.encoders import CompactConfig, CompactEncoder, ImpalaConfig, ImpalaEncoder
+from jepaplan.models.keypoint_encoder import KeypointConfig, KeypointEncoder
+from jepaplan.models.predictors import MLPPredictor
+from jepaplan.models.quasimetric import IQE, Euclidean, LatentMeanSquare
+from jepaplan.models.value_heads import InverseDynamics, QuasimetricHead
+from jepaplan.models.world_model import LatentWorldModel
+from jepaplan.recipes.experiment import DistanceConfig, EncoderConfig, Experiment
+from jepaplan.types import InputError, SeedTree
+
+
+class System(nn.Module):
+    """All that is learned; its tensors are the run's weights."""
+
+    def __init__(
+        self, world_model: LatentWorldModel, inverse_dynamics: InverseDynamics, distance: nn.Module
+    ) -> None:
+        super().__init__()
+        self.world_model = world_model
+        self.inverse_dynamics = inverse_dynamics
+        self.distance = distance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interface:
+    """Shapes of what a world shows and takes, without its statistics."""
+
+    image: tuple[int, int, int]  # channels, height, width
+    action_dim: int
+
+
+def build_system(experiment: Experiment, interface: Interface) -> System:
+    """Untrained models with identity normalisation; initialised from the experiment's seed alone."""
+    seed = SeedTree(experiment.seed)["initialisation"]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        encoder = build_encoder(experiment.encoder, interface)
+        predictor = MLPPredictor(encoder.latent_width, interface.action_dim, experiment.predictor)
+        world_model = LatentWorldModel(
+            encoder,
+            predictor,
+            PixelNormaliser.identity(interface.image),
+            ActionNormaliser.identity(interface.action_dim),
+        )
+        inverse_dynamics = InverseDynamics(encoder.latent_width, interface.action_dim, hidden=256)
+        distance = build_distance(experiment.distance, encoder.latent_width)
+    return System(world_model, inverse_dynamics, distance)
+
+
+def fit_normalisation(system: System, episodes: Episodes, seed: int, frames: int = 4096) -> None:
+    """Statistics of the recording, into the buffers that travel with the weights."""
+    generator = SeedTree(seed).torch("normalisation")
+    some = torch.randint(len(episodes.observations), (frames,), generator=generator)
+    pixels = PixelNormaliser.fit(episodes.observations[some])
+    system.world_model.pixel_encoder.pixels.load_state_dict(pixels.state_dict())
+    system.world_model.actions.load_state_dict(ActionNormaliser.fit(episodes.actions).state_dict())
+
+
+def build_encoder(
+    config: EncoderConfig, interface: Interface
+) -> KeypointEncoder | CompactEncoder | ImpalaEncoder:
+    """The encoder that `config` describes; refuses one made for other images."""
+    channels, height, width = interface.image
+    if (config.image_channels, config.image_size, config.image_size) != (channels, height, width):
+        raise InputError(
+            f"the recording has images of {channels} channels, {height} x {width}; the recipe's encoder takes "
+            f"{config.image_channels} channels, {config.image_size} x {config.image_size}. Write "
+            f"--encoder.image-channels {channels} --encoder.image-size {height}, or record another size"
+        )
+    if isinstance(config, KeypointConfig):
+        return KeypointEncoder(config)
+    if isinstance(config, CompactConfig):
+        return CompactEncoder(config)
+    assert isinstance(config, ImpalaConfig)
+    return ImpalaEncoder(config)
+
+
+def build_distance(config: DistanceConfig, latent_width: int) -> nn.Module:
+    """The distance that is minus the value."""
+    if config.kind == "euclidean":
+        return Euclidean()
+    if config.kind == "iqe":
+        return IQE(width=latent_width, components=config.components)
+    return QuasimetricHead(latent_width, config.head)
+
+
+def baseline_distance(experiment: Experiment) -> Distance:
+    """What planning in a latent without a value compares with."""
+    return Euclidean() if experiment.baseline_distance == "euclidean" else LatentMeanSquare()
+
+
+def build_controller(
+    experiment: Experiment, world_model: WorldModel, distance: Distance, episode_steps: int | None = None
+) -> RecedingHorizon:
+    """The experiment's planner and cost around any world model and distance."""
+    cost, control = experiment.cost, experiment.control
+    goal = GoalDistance(distance=distance, over=cost.over, discount=cost.discount)
+    terms: dict[str, tuple[float, Term]] = {"distance to goal": (1.0, goal)}
+    if cost.effort:
+        terms["effort"] = (cost.effort, ActionEffort())
+    return RecedingHorizon(
+        world_model=world_model,
+        planner=experiment.planner,
+        cost=WeightedSum(terms),
+        replan_every=control.replan_every,
+        warm_start=control.warm_start,
+        episode_steps=episode_steps if control.shrink else None,
+    )

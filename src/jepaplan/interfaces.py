@@ -4,6 +4,7 @@ A planner sees a `SequenceCost`; a cost sees a `WorldModel` and a `Distance`; a 
 `CostTerms` and a `WorldModel`. Nothing here is subclassed: a class with the right methods is the thing.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -101,8 +102,13 @@ class Planner(Protocol):
         """The plan to start from when nothing is known: B problems, `horizon` steps."""
         ...
 
-    def plan(self, cost: SequenceCost, start: Plan, generator: torch.Generator) -> Search:
-        """Refine `start` until it is cheap under `cost`. The horizon is that of `start`."""
+    def plan(
+        self, cost: SequenceCost, start: Plan, generator: torch.Generator | Sequence[torch.Generator]
+    ) -> Search:
+        """Refine `start` until it is cheap under `cost`, with one generator or one per problem.
+
+        The horizon is that of `start`.
+        """
         ...
 
 

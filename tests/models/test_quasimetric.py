@@ -115,7 +115,7 @@ def test_all_pairs_survive_being_cut_into_blocks(monkeypatch):
     whole = d.pairwise(sources, goals)
     (gradient,) = torch.autograd.grad(whole.square().sum(), sources)
     monkeypatch.setattr("jepaplan.models.quasimetric._PAIR_COMPONENTS", 60)
-    monkeypatch.setattr("jepaplan.models.interval_unions._CACHED_NUMBERS", 200)
+    monkeypatch.setattr("jepaplan.models.interval_unions._SCANNED_NUMBERS", 400)
     torch.testing.assert_close(d.pairwise(sources, goals), whole)
     torch.testing.assert_close(
         torch.autograd.grad(d.pairwise(sources, goals).square().sum(), sources)[0], gradient

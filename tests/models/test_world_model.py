@@ -132,6 +132,18 @@ def test_the_predictor_is_the_mlp_on_the_concatenation(activation, norm, residua
     assert torch.autograd.gradcheck(predictor, (latent.requires_grad_(), action.requires_grad_()))
 
 
+@pytest.mark.parametrize("residual", [True, False])
+def test_no_action_changes_the_held_part_of_a_latent(residual):
+    torch.manual_seed(0)
+    predictor = MLPPredictor(16, 2, PredictorConfig(hidden=32, layers=2, residual=residual, held=6))
+    latent, action = torch.randn(5, 16), torch.randn(5, 2)
+    following = predictor(latent, action)
+    assert torch.equal(following[:, :6], latent[:, :6])
+    assert not torch.isclose(following[:, 6:], predictor(latent, action + 1)[:, 6:]).any()
+    with pytest.raises(InputError, match="held=16"):
+        MLPPredictor(16, 2, PredictorConfig(held=16))
+
+
 def test_the_default_predictor_has_the_parameters_of_the_paper():
     parameters = sum(parameter.numel() for parameter in MLPPredictor(512, 2).parameters())
     assert parameters == (514 * 512 + 512) + 4 * (512 * 512 + 512) + 4 * 2 * 512 == 1_318_400

@@ -170,7 +170,7 @@ def test_the_model_descends_and_the_multiplier_ascends():
     multiplier = torch.nn.functional.softplus(raw.detach())
     torch.testing.assert_close(spread.grad, torch.tensor(1.0))
     torch.testing.assert_close(excess.grad, multiplier)
-    # d/draw of -softplus(raw) (excess - tolerance^2): descent raises the multiplier while the constraint fails.
+    # d/draw of -softplus(raw) (excess - tolerance^2): a failing constraint raises the multiplier.
     torch.testing.assert_close(raw.grad, -torch.sigmoid(raw.detach()) * (0.5 - 0.25**2))
 
 

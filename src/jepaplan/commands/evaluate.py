@@ -109,7 +109,7 @@ def tell(made: Study, board: ProgressBoard) -> None:
     """Write the report of a study into its run."""
     recording = find_recording(made.run)
     episodes = open_episodes(recording) if recording is not None else None
-    storyteller = Storyteller(made, episodes, lambda what, done, total: board.report(what, done, total))
+    storyteller = Storyteller(made, episodes, board.report)
     try:
         write_report(made.run.path / "report.html", storyteller.tell())
     except InputError as error:

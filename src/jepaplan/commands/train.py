@@ -2,9 +2,9 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -36,14 +36,6 @@ class Options:
     """Print the result as JSON on standard output, and nothing else there."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """What `tyro` reads: our options and all fields of the recipe."""
-
-    options: tyro.conf.OmitArgPrefixes[Options]
-    experiment: tyro.conf.OmitArgPrefixes[Experiment]
-
-
 def main(arguments: list[str]) -> int:
     """Train and say where the run is."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -69,11 +61,18 @@ def main(arguments: list[str]) -> int:
 
 def read(recipe: Experiment, arguments: list[str]) -> tuple[Options, Experiment]:
     """Options and the recipe with the fields that the command line sets."""
-    read = tyro.cli(
-        tyro.conf.configure(tyro.conf.AvoidSubcommands)(Arguments),
+    # Made here, so that the recipe is the default of every field: a record that holds "missing" is no record.
+    both = make_dataclass(
+        "Arguments",
+        [
+            ("options", Annotated[Options, tyro.conf.arg(name="")]),
+            ("experiment", Annotated[Experiment, tyro.conf.arg(name="")], field(default=recipe)),
+        ],
+    )
+    read: Any = tyro.cli(
+        tyro.conf.configure(tyro.conf.AvoidSubcommands)(both),
         prog=f"jepaplan train {recipe.recipe}",
         description=recipe.description,
-        default=Arguments(options=tyro.MISSING_NONPROP, experiment=recipe),
         args=arguments,
     )
     return read.options, read.experiment

@@ -126,7 +126,7 @@ class RecedingHorizon:
         latent = self.world_model.encode(observation[due.to(observation.device)])
         cost = self.cost.bind(self.world_model, latent, pursuit.goal[due])
         generators = [pursuit.generators[problem] for problem in due.tolist()]
-        search = self.planner.plan(cost, start, generators)  # pyright: ignore[reportArgumentType]
+        search = self.planner.plan(cost, start, generators)
         horizon = start.mean.shape[1]
         pursuit.plans[due, :horizon] = search.plan.mean
         pursuit.plans[due, horizon:] = 0

@@ -172,9 +172,9 @@ def default_chunk_rows(device: torch.device) -> int:
 def keep_freed_memory() -> None:
     """Teach the C library, once per process, to keep blocks of a chunk's size when they are freed.
 
-    glibc first returns every freed block above 128 KB to the kernel, and each layer of each imagined step then waits
-    for fresh pages: a quarter of a replan's time. Freeing one large block raises that limit to the block's size
-    (mallopt(3), M_MMAP_THRESHOLD). The block is never touched, so it costs nothing; elsewhere this does nothing.
+    glibc first returns every freed block above 128 KB to the kernel, and each layer of each imagined step
+    then waits for fresh pages: a fifth of a replan's time. Freeing one large block raises that limit to the
+    block's size (mallopt(3), M_MMAP_THRESHOLD). The block is never touched; other C libraries do not mind.
     """
     torch.empty(16 * 2**20, dtype=torch.uint8)
 

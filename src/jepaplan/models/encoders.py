@@ -54,7 +54,7 @@ class CompactConfig:
     image_channels: int = 2
     image_size: int = 64  # pixels per side, square
     latent_width: int = 512
-    channels: tuple[int, ...] = (16, 32, 32)  # each convolution halves the resolution
+    channels: tuple[int, ...] = (8, 16, 32)  # each convolution halves the resolution
     readout: Literal["flatten", "keypoints"] = "flatten"
     keypoints: int = 16  # maps whose expected coordinates are read; only with readout="keypoints"
     proprioception_dim: int = 0  # numbers appended before the last linear layer
@@ -105,10 +105,10 @@ class ImpalaEncoder(nn.Module):
 
 
 class CompactEncoder(nn.Module):
-    """A few strided convolutions and a readout: tens of times cheaper than `ImpalaEncoder` on a CPU.
+    """A few strided convolutions and a readout: trains on about eight times as many frames per second.
 
     `readout="keypoints"` reads where things are to a fraction of a pixel, and keeps a small flattened map
-    beside it for what is not a point. Measurements: `benchmarks/training.py`.
+    beside it for what is not a point. Speeds on a CPU, beside `ImpalaEncoder`'s: `benchmarks/training.py`.
     """
 
     def __init__(self, config: CompactConfig | None = None) -> None:

@@ -28,7 +28,8 @@ from torch.autograd.function import once_differentiable
 
 from jepaplan.models.sorting_network import sort_rows, unsort_rows
 
-_CACHED_NUMBERS = 65_536  # handled at once on a CPU, so that buffers stay in the second-level cache
+_CACHED_NUMBERS = 131_072  # sorted at once on a CPU, so that buffers stay in the caches; measured
+_SCANNED_NUMBERS = 524_288  # of all pairs, scanned at once on a CPU: fewer buffers, so more of them fit
 
 
 def union_lengths(source: Float[Tensor, "rows L"], goal: Float[Tensor, "rows L"]) -> Float[Tensor, " rows"]:
@@ -113,7 +114,7 @@ class _PairwiseUnionLengths(torch.autograd.Function):
         table = goals.flatten(1).T.contiguous()
         lengths = starts.new_empty(len(starts), starts.shape[1], len(goals))
         for part in _blocks_of_sources(starts, goals):
-            begins, covered, _ = _scan(starts[part], order[part], table)
+            begins, covered = _scan(starts[part], order[part], table)
             torch.sub(covered[0], begins[0], out=lengths[part].flatten(0, 1))
             covered[1:].sub_(torch.maximum(begins[1:], covered[:-1]))
             lengths[part].flatten(0, 1).add_(covered[1:].sum(0))
@@ -127,8 +128,11 @@ class _PairwiseUnionLengths(torch.autograd.Function):
         by_start, by_table = torch.empty_like(starts), torch.zeros_like(table)
         for part in _blocks_of_sources(starts, goals):
             sources, components, intervals = starts[part].shape
-            begins, covered, from_goal = _scan(starts[part], order[part], table)
+            begins, covered = _scan(starts[part], order[part], table)
             opens, closes = _edges_of_runs(begins, covered)
+            from_goal = (
+                covered > begins
+            )  # asked only where an interval closes a run: there its end is the edge
             weight = gradient[part].mT.reshape(1, -1, len(goals))
             goal_share = weight * (closes & from_goal)
             start_share = weight * ((closes & ~from_goal).view(torch.int8) - opens.view(torch.int8))
@@ -141,25 +145,24 @@ class _PairwiseUnionLengths(torch.autograd.Function):
 
 
 def _blocks_of_sources(starts: Tensor, goals: Tensor) -> list[slice]:
-    per_source = max(1, goals.numel())
-    block = max(1, (2 if starts.device.type == "cpu" else 256) * _CACHED_NUMBERS // per_source)
+    numbers = _SCANNED_NUMBERS if starts.device.type == "cpu" else 64 * _SCANNED_NUMBERS
+    block = max(1, numbers // max(1, goals.numel()))
     return [slice(begin, begin + block) for begin in range(0, len(starts), block)]
 
 
 def _scan(
     starts: Float[Tensor, "m K L"], order: Tensor, table: Float[Tensor, "KL N"]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sorted starts (L, m K, 1), right edges reached (L, m K, N), and where the goal is beyond the start."""
+) -> tuple[Tensor, Tensor]:
+    """Sorted starts (L, m K, 1) and the right edges reached by the intervals up to each (L, m K, N)."""
     sources, components, intervals = starts.shape
     offset = torch.arange(components, device=order.device)[:, None] * intervals
     rows = (order + offset).permute(2, 0, 1).flatten()
     ends = table.index_select(0, rows).view(intervals, sources * components, -1)
     begins = starts.permute(2, 0, 1).reshape(intervals, -1, 1)
-    from_goal = ends > begins
     torch.maximum(ends, begins, out=ends)
     for earlier, later in pairwise(ends):
         torch.maximum(earlier, later, out=later)
-    return begins, ends, from_goal
+    return begins, ends
 
 
 def _rows_of_scan(rank: Tensor) -> Tensor:

@@ -2,8 +2,12 @@
 
 The multilayer perceptron of arXiv:2601.00844 (section 4, "1.3M parameters"): latent and action,
 concatenated, through four hidden layers of 512 fit that count best. The concatenation is never made: the
-first layer's weight is split into the columns that meet the latent and those that meet the action, W [z, a]
-= W_z z + W_a a.
+first layer's weight is split into the columns that meet the latent and those that meet the action,
+W [z, a] = W_z z + W_a a.
+
+One step of 2000 latents without gradients, as a multiple of five bare products 2000 x 512 x 512 (fp32, one
+core, median [range] of 10 paired rounds): relu 1.15 [1.12-1.24], gelu 1.22 [1.11-1.39], mish 1.41
+[1.36-1.45], relu without norm 1.06 [0.98-1.12]; concatenating, and activating out of place, 1.31 [1.24-1.46].
 """
 
 from collections.abc import Callable
@@ -71,7 +75,8 @@ class MLPPredictor(nn.Module):
         )
         if not 0 <= config.held < latent_width:
             raise InputError(
-                f"held={config.held} of {latent_width} numbers of the latent never change; it must leave some that do"
+                f"held={config.held} of {latent_width} numbers of the latent never change; "
+                "it must leave some that do"
             )
         self.last = nn.Linear(config.hidden, latent_width - config.held)
 

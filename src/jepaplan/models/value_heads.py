@@ -47,7 +47,7 @@ class QuasimetricHead(nn.Module):
             layers += [nn.Linear(before, after), *([nn.LayerNorm(after)] if config.norm else []), nn.ReLU()]
         self.projector = nn.Sequential(*layers, nn.Linear(widths[-1], config.width))
         self.distance = IQE(width=config.width, components=config.components)
-        # One number that stretches all distances: from the unit scale of latents to tens of steps in few updates.
+        # Stretches all distances: from the unit scale of latents to tens of steps in few updates.
         self.log_scale = nn.Parameter(torch.zeros(()))
 
     def forward(

@@ -3,21 +3,25 @@
 No recorded path joins most pairs of states, so elapsed times never push them apart (docs/lab_notes.md). The world model can
 join them. In the scene of one recording:
 
-    1. walk at random from recorded latents and keep the states that are furthest from each other   imagine_states
-    2. from each, go straight in every direction; whoever ends beside another state has found a way  step_costs
-    3. the cheapest chains of such ways are the steps to go between all pairs                        shortest_paths
+    1. walk at random from recorded latents; keep the states that are furthest from each other    imagine_states
+    2. from each, go straight in every direction; an end beside another state is a way to it      step_costs
+    3. the cheapest chains of such ways are the steps to go between all pairs                     shortest_paths
 
 This is value iteration on a sampled, deterministic decision process, run to its fixed point; searching over remembered states
 is Eysenbach et al., "Search on the Replay Buffer", arXiv:1906.05253, here over imagined ones, and before any planning.
-Whether an end is "beside" a state is read by the inverse dynamics: the action that would join them, in largest steps.
+Whether an end is "beside" a state is read by the inverse dynamics: the action that would join them.
+
+A predictor is wrong where moves are blocked: it hedges, and after some pushes it is through the wall. So an imagined
+step is believed only if the inverse dynamics reads from it nearly the action that was taken, and imagined actions are of
+the size that was recorded most, not the largest (docs/lab_notes.md: both were needed).
 """
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from jepaplan.interfaces import WorldModel
@@ -26,6 +30,7 @@ from jepaplan.types import InputError
 UNREACHED = 1e4  # steps; what no chain of ways joins
 
 
+@runtime_checkable
 class InverseModel(Protocol):
     """The normalised action that leads from one latent to the next."""
 
@@ -40,19 +45,26 @@ class ImaginationConfig:
 
     states: int = 384  # kept per scene
     walkers: int = 64  # random walks per scene
-    walk_steps: int = 32  # model steps per walk
+    walk_steps: int = 48  # model steps per walk
     heading_noise: float = 0.3  # standard deviation of the change of direction per step, radians
-    step_norm: float = 2.45  # largest norm of an action, in normalised units
+    step_norm: float = 1.5  # norm of imagined actions, in normalised units
+    largest_norm: float = 2.45  # norm of the largest allowed action: what counts as one step to go
     directions: int = 16  # straight lines tried from every state
-    reach: int = 4  # model steps along each line
-    tolerance: float = 0.35  # an end is beside a state when the joining action is below this share of a step
+    reach: int = 6  # model steps along each line
+    belief: float = (
+        0.3  # a step is believed if the action read from it is off by at most this share of its norm
+    )
+    tolerance: float = (
+        0.35  # an end is beside a state if the action joining them is below this share of a step
+    )
     scene_width: int = 0  # leading numbers of the latent that are the same in the whole scene
 
     def __post_init__(self) -> None:
         counts = (self.states, self.walkers, self.walk_steps, self.directions, self.reach)
-        if min(counts) < 1 or self.step_norm <= 0 or not 0 < self.tolerance < 1 or self.scene_width < 0:
+        shares = (self.step_norm, self.largest_norm, self.belief, self.tolerance)
+        if min(counts) < 1 or min(shares) <= 0 or self.scene_width < 0:
             raise InputError(
-                "imagination needs positive counts and step_norm, tolerance in (0, 1) and scene_width >= 0; "
+                "imagination needs positive counts, norms, belief and tolerance, and scene_width >= 0; "
                 f"got {self}"
             )
 
@@ -67,23 +79,42 @@ def unit_directions(count: int, action_dim: int, generator: torch.Generator) -> 
 
 
 @torch.no_grad()
+def believed_step(
+    world_model: WorldModel,
+    inverse_dynamics: InverseModel,
+    latent: Float[Tensor, "B D"],
+    actions: Float[Tensor, "B A"],
+    belief: float,
+) -> tuple[Float[Tensor, "B D"], Bool[Tensor, " B"]]:
+    """The next latents, and whether the inverse dynamics reads from them nearly the actions that were taken."""
+    following = world_model.step(latent, actions)
+    disagreement = (inverse_dynamics(latent, following) - actions).norm(dim=-1)
+    return following, disagreement < belief * actions.norm(dim=-1)
+
+
+@torch.no_grad()
 def imagine_states(
     world_model: WorldModel,
+    inverse_dynamics: InverseModel,
     recorded: Float[Tensor, "F D"],
     config: ImaginationConfig,
     generator: torch.Generator,
 ) -> Float[Tensor, "states D"]:
     """States of the scene of `recorded`, spread out: recorded ones and what random walks from them reach."""
+    device = recorded.device
     first = torch.randint(len(recorded), (config.walkers,), generator=generator)
-    latent, reached = recorded[first.to(recorded.device)], [recorded]
+    latent, reached = recorded[first.to(device)], [recorded]
     heading = torch.randn(config.walkers, world_model.action_dim, generator=generator)
     for _ in range(config.walk_steps):
         heading = heading / heading.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        latent = world_model.step(latent, (config.step_norm * heading).to(latent.device))
-        reached.append(latent)
+        actions = (config.step_norm * heading).to(device)
+        following, believed = believed_step(world_model, inverse_dynamics, latent, actions, config.belief)
+        latent = following.where(believed[:, None], latent)
+        reached.append(following[believed])
         turn = torch.randn(heading.shape, generator=generator)
-        anew = torch.rand(config.walkers, 1, generator=generator) < 0.1
-        heading = torch.where(anew, turn, heading + config.heading_noise * turn)
+        # Whoever is stopped turns, and so does now and then somebody who is not.
+        anew = (torch.rand(config.walkers, generator=generator) < 0.1) | ~believed.cpu()
+        heading = turn.where(anew[:, None], heading + config.heading_noise * turn)
     states = torch.cat(reached)
     return states[farthest_points(states[:, config.scene_width :], min(config.states, len(states)))]
 
@@ -111,9 +142,9 @@ def step_costs(
     config: ImaginationConfig,
     generator: torch.Generator,
 ) -> Float[Tensor, "N N"]:
-    """Model steps from state to state along straight lines, plus what is missing at their end; 0 on the diagonal.
+    """Largest steps from state to state along straight lines, plus what is missing at their end.
 
-    Where no line leads, the cost is `UNREACHED`.
+    Where no line leads, the cost is `UNREACHED`; from a state to itself it is 0.
     """
     count = len(states)
     costs = torch.full((count, count), UNREACHED, device=states.device)
@@ -122,11 +153,13 @@ def step_costs(
     actions = (config.step_norm * directions).repeat(count, 1)
     ends = states.repeat_interleave(config.directions, dim=0)
     origin = torch.arange(count, device=states.device).repeat_interleave(config.directions)
-    for steps in range(1, config.reach + 1):
-        ends = world_model.step(ends, actions)
-        apart = torch.cdist(ends[:, config.scene_width :], states[:, config.scene_width :])
-        beside = apart.argmin(-1)
-        missing = inverse_dynamics(ends, states[beside]).norm(dim=-1) / config.step_norm
+    for number in range(1, config.reach + 1):
+        ends, believed = believed_step(world_model, inverse_dynamics, ends, actions, config.belief)
+        # A line ends at its first step that is not believed.
+        ends, actions, origin = ends[believed], actions[believed], origin[believed]
+        beside = torch.cdist(ends[:, config.scene_width :], states[:, config.scene_width :]).argmin(-1)
+        missing = inverse_dynamics(ends, states[beside]).norm(dim=-1) / config.largest_norm
+        steps = number * config.step_norm / config.largest_norm
         cost = torch.where(missing < config.tolerance, steps + missing, UNREACHED)
         costs.view(-1).scatter_reduce_(0, origin * count + beside, cost, "amin")
     return costs
@@ -190,10 +223,11 @@ class GroupSampler:
             states=states,
             steps=self.scenes.steps[scene[:, None, None], chosen[:, :, None], chosen[:, None, :]],
             nearby=nearby.view_as(states),
-            nearby_steps=actions.norm(dim=-1) / self.config.step_norm,
+            nearby_steps=actions.norm(dim=-1) / self.config.largest_norm,
         )
 
 
+@runtime_checkable
 class ProjectedDistance(Protocol):
     """A distance that projects its arguments first, so that a state in several pairs is projected once."""
 
@@ -241,7 +275,7 @@ class ImaginedValueObjective(nn.Module):
         with torch.no_grad():
             joining = self._inverse_dynamics[0](batch.states, batch.nearby)
             # A wall shortens a step: what was really moved bounds what was asked.
-            steps = torch.minimum(joining.norm(dim=-1) / self.config.step_norm, batch.nearby_steps)
+            steps = torch.minimum(joining.norm(dim=-1) / self.config.largest_norm, batch.nearby_steps)
         there = (distance.between(states, nearby) - steps).square().mean()
         back = (distance.between(nearby, states) - steps).square().mean()
         near = there + back

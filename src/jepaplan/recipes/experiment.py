@@ -68,7 +68,7 @@ class ValueStage:
     name: str = "value"
     fit: FitConfig
     steps: int = 15
-    weights: ObjectiveWeights = field(default_factory=lambda: ObjectiveWeights(prediction=0, value=1))
+    weights: ObjectiveWeights = field(default_factory=lambda: ObjectiveWeights(prediction=0.0, value=1.0))
     regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
     value: ValueConfig = field(default_factory=ValueConfig)
 
@@ -80,7 +80,7 @@ class JointStage:
     name: str = "joint"
     fit: FitConfig
     steps: int = 15
-    weights: ObjectiveWeights = field(default_factory=lambda: ObjectiveWeights(value=1))
+    weights: ObjectiveWeights = field(default_factory=lambda: ObjectiveWeights(value=1.0))
     regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
     value: ValueConfig = field(default_factory=ValueConfig)
 

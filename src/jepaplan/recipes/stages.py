@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -47,6 +47,7 @@ _HELD_OUT_WINDOWS = 64
 _ENCODE_AT_ONCE = 512  # frames; bounds the memory of an encoder's activations
 
 
+@runtime_checkable
 class Report(Protocol):
     """Told how far a preparation is: what, done, of how many."""
 
@@ -286,10 +287,9 @@ class Workshop:
             generator = self.seeds.torch(config.name, "scene", episode)
             start = int(self.episodes.starts[episode])
             recorded = latents[start : start + int(self.episodes.lengths[episode]) + 1]
-            imagined = imagine_states(self.system.world_model, recorded, config.imagination, generator)
-            costs = step_costs(
-                self.system.world_model, self.system.inverse_dynamics, imagined, config.imagination, generator
-            )
+            models = (self.system.world_model, self.system.inverse_dynamics)
+            imagined = imagine_states(*models, recorded, config.imagination, generator)
+            costs = step_costs(*models, imagined, config.imagination, generator)
             states.append(imagined)
             steps.append(shortest_paths(costs))
         self.report("imagining scenes", count, count)

@@ -32,7 +32,7 @@ _PROBE_FRAMES = 6000  # drawn afresh; a sixth of them judges the probe
 _GREEDY_DOORS = 60
 _BLAMED = 8  # failed episodes taken apart
 
-Report = Callable[[str, int, int], None]
+Report = Callable[[str, int, int, str], None]  # what, done, of how many, and a note
 
 
 class Storyteller:
@@ -48,20 +48,15 @@ class Storyteller:
 
     def tell(self) -> ReportData:
         """The whole report."""
-        parts = ("position probe", "distances", "maps", "films", "blame")
-        for done, part in enumerate(parts):
-            self.report("explaining", done, len(parts))
-            if part == "position probe":
-                self.probe()
-            elif part == "distances":
-                probes = self.probes()
-            elif part == "maps":
-                maps = self.maps()
-            elif part == "films":
-                films = self.films()
-            else:
-                blamed, blames = self.blames()
-        self.report("explaining", len(parts), len(parts))
+        self._note("what the latents know", 0)
+        probes = self.probes()
+        self._note("maps", 1)
+        maps = self.maps()
+        self._note("films", 2)
+        films = self.films()
+        self._note("failures", 3)
+        blamed, blames = self.blames()
+        self._note("", 4)
         comparison = self.study.comparison()
         world, experiment = self.world, self.run.experiment
         return ReportData(
@@ -87,6 +82,9 @@ class Storyteller:
             stages=self.run.seconds,
             provenance=self.provenance(),
         )
+
+    def _note(self, part: str, done: int) -> None:
+        self.report("explaining", done, 4, part)
 
     def methods(self) -> tuple[MethodResult, ...]:
         """The success table."""

@@ -106,7 +106,8 @@ def build_controller(
 ) -> RecedingHorizon:
     """The experiment's planner and cost around any world model and distance."""
     cost, control = experiment.cost, experiment.control
-    goal = GoalDistance(distance=distance, over=cost.over, discount=cost.discount)
+    discount = cost.discount if cost.over == "discounted" else 1.0
+    goal = GoalDistance(distance=distance, over=cost.over, discount=discount)
     terms: dict[str, tuple[float, Term]] = {"distance to goal": (1.0, goal)}
     if cost.effort:
         terms["effort"] = (cost.effort, ActionEffort())

@@ -1,0 +1,56 @@
+# Everything is set up in .venv with nothing but python3; the second time it is found ready.
+# Another interpreter: make demo PYTHON=/path/to/python3. What pip needs (an index, a proxy): the environment.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check format benchmarks
+
+help:
+	@echo "make demo        record, train, plan through a door, report: runs/demo/report.html"
+	@echo "make test        every test, the slow ones and the README's code too"
+	@echo "make check       format, lint, types, import floors and the fast tests"
+	@echo "make format      format the source and mend what the linter can"
+	@echo "make benchmarks  the tables behind the speed claims"
+
+demo: .venv/.base
+	$(BIN)/jepaplan demo runs/demo
+
+test: .venv/.dev
+	$(BIN)/pytest
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not slow"
+
+format: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmarks: .venv/.dev
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+.venv/.python:
+	@command -v $(PYTHON) >/dev/null 2>&1 || \
+	  { echo "python3 is missing: install Python 3.11 or newer, or write make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$$($(PYTHON) --version) is too old: install 3.11 or newer, or write make PYTHON=/path/to/it"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) lacks its venv module: install it (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+# torch first and alone: it is nine tenths of the download, and an interrupted one is not begun again.
+.venv/.base: .venv/.python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install torch
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+.venv/.dev: .venv/.base
+	$(BIN)/python -m pip install -e '.[dev]'
+	@touch $@

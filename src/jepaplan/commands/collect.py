@@ -1,0 +1,121 @@
+"""`jepaplan collect WORLD --out FILE.h5`: record the two rooms, or any gymnasium environment."""
+
+import difflib
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import tyro
+
+from jepaplan.commands.console import RESULTS, ProgressBoard, progress_board
+from jepaplan.data.collect import collect_gym, collect_wall
+from jepaplan.envs.wall import WALL_BIG, WALL_BIG_FIXED, WALL_SMALL, WALL_SMALL_FIXED
+from jepaplan.types import InputError
+
+WALLS = {
+    "wall-small": WALL_SMALL,
+    "wall-big": WALL_BIG,
+    "wall-small-fixed": WALL_SMALL_FIXED,
+    "wall-big-fixed": WALL_BIG_FIXED,
+}
+WALL_OPTIONS = {"trajectories": 1000, "states": 64, "crossing_fraction": 0.5}
+GYMNASIUM_OPTIONS = {"episodes": 100, "steps": 1000}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to record and where to."""
+
+    world: tyro.conf.Positional[str]
+    """wall-small, wall-big, wall-small-fixed, wall-big-fixed, or the id of a gymnasium environment with
+    pictures and continuous actions: jepaplan/WallBig-v0, or package:Name-v0 to import its package first."""
+    out: Path
+    """File to write; an existing one is never overwritten."""
+    trajectories: int | None = None
+    """How many walks; two rooms only (1000 where not given)."""
+    states: int | None = None
+    """Frames of each walk, one more than its actions; two rooms only (64 where not given)."""
+    crossing_fraction: float | None = None
+    """Share of the walks that change room, 0 to 1; two rooms only (0.5 where not given)."""
+    episodes: int | None = None
+    """How many episodes; gymnasium environments only (100 where not given)."""
+    steps: int | None = None
+    """Actions of an episode at most; gymnasium environments only (1000 where not given)."""
+    seed: int = 0
+    """Of layouts, walks and actions: the same seed records the same file."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the facts as JSON on standard output, and nothing else there."""
+
+
+def main(arguments: list[str]) -> int:
+    """Record, and say what came of it."""
+    options = tyro.cli(Options, prog="jepaplan collect", description=__doc__, args=arguments)
+    if options.out.exists():
+        raise InputError(f"{options.out} exists and is left alone; write another --out, or remove it first")
+    began = time.monotonic()
+    with progress_board() as board:
+        record(options, board)
+    facts = {**facts_of(options.out), "seconds": round(time.monotonic() - began, 2)}
+    if options.json:
+        sys.stdout.write(json.dumps(facts) + "\n")
+        return 0
+    RESULTS.print(
+        f"{facts['path']}: {facts['episodes']:,} episodes, {facts['frames']:,} frames, "
+        f"{facts['bytes'] / 1e6:.1f} MB, in {facts['seconds']:.1f} s\ncontent hash {facts['content_hash']}",
+        highlight=False,
+    )
+    RESULTS.print(f"next: jepaplan inspect {options.out}", highlight=False)
+    return 0
+
+
+def record(options: Options, board: ProgressBoard) -> None:
+    """Record what the options name."""
+
+    def progress(done: int, total: int) -> None:
+        board.report("recording", done, total)
+
+    if options.world in WALLS:
+        given = _given(options, WALL_OPTIONS, GYMNASIUM_OPTIONS)
+        config = WALLS[options.world]
+        collect_wall(options.out, config, **given, seed=options.seed, progress=progress)
+        return
+    import jepaplan.envs.gym_adapters  # registers our own environments
+
+    assert jepaplan.envs.gym_adapters
+    given = _given(options, GYMNASIUM_OPTIONS, WALL_OPTIONS)
+    try:
+        collect_gym(options.out, options.world, **given, seed=options.seed, progress=progress)
+    except InputError as error:
+        near = difflib.get_close_matches(options.world, WALLS, n=1)
+        raise InputError(f"{error}. Did you mean {near[0]}?" if near else str(error)) from error
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Size, counts and hash of a recording that was just written, without reading its frames."""
+    with h5py.File(path, "r") as file:
+        stored: Any = file  # h5py types every member as a group, a dataset or a type
+        return {
+            "path": str(path),
+            "bytes": path.stat().st_size,
+            "episodes": len(stored["lengths"]),
+            "frames": len(stored["observations"]),
+            "actions": len(stored["actions"]),
+            "image": list(stored["observations"].shape[1:]),
+            "content_hash": str(file.attrs["content_hash"]),
+        }
+
+
+def _given(options: Options, ours: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Our options, with defaults; options of the other kind of world are refused."""
+    wrong = [name for name in others if getattr(options, name) is not None]
+    if wrong:
+        flags, due = (", ".join("--" + name.replace("_", "-") for name in names) for names in (wrong, ours))
+        raise InputError(f"{flags} does not belong to {options.world}, which takes {due}")
+    return {
+        name: default if getattr(options, name) is None else getattr(options, name)
+        for name, default in ours.items()
+    }

@@ -1,4 +1,4 @@
-"""jepaplan: train JEPA world models on offline trajectories, shape their latents with values, plan actions in them.
+"""jepaplan: train JEPA world models on offline trajectories, shape latents with values, plan actions in them.
 
 Nothing heavy is imported here: `jepaplan --version` must not wait for torch.
 """

@@ -39,5 +39,5 @@ def main(arguments: list[str]) -> int:
     if options.json:
         sys.stdout.write(json.dumps(dataclasses.asdict(found)) + "\n")
     else:
-        RESULTS.print(found.words(), highlight=False)
+        RESULTS.print(found.words(), markup=False, highlight=False)
     return 0

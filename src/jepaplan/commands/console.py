@@ -5,12 +5,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-RESULTS = Console()
-NOTES = Console(stderr=True)
+RESULTS = Console(soft_wrap=True)  # a path that was cut into lines could not be copied
+NOTES = Console(stderr=True, soft_wrap=True)
 
 
 @dataclass
@@ -34,13 +36,13 @@ class ProgressBoard:
             self._said[what] = now
             remaining = self.bars.tasks[self._tasks[what]].time_remaining
             left = f", {remaining:.0f} s left" if remaining and done < total else ""
-            NOTES.print(f"{what}: {done}/{total}{left} {note}".rstrip(), highlight=False)
+            NOTES.print(f"{what}: {done}/{total}{left} {note}".rstrip(), markup=False, highlight=False)
 
     def warn(self, words: str) -> None:
         """Say something once, above the bars."""
         if words not in self._said:
             self._said[words] = time.monotonic()
-            NOTES.print(f"[yellow]warning:[/yellow] {words}", highlight=False)
+            NOTES.print(f"[yellow]warning:[/yellow] {escape(words)}", highlight=False)
 
 
 @contextmanager
@@ -61,9 +63,13 @@ def progress_board() -> Generator[ProgressBoard, None, None]:
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     """A table whose first column is text and the others numbers."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    made = Table(
+        title=escape(title), title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD
+    )
     for number, name in enumerate(columns):
-        made.add_column(name, justify="left" if number == 0 else "right", no_wrap=number > 0)
+        # In a narrow window headers are broken into lines before numbers are.
+        widest = max((len(line) for row in rows for line in row[number].splitlines()), default=1)
+        made.add_column(name, justify="left" if number == 0 else "right", min_width=widest if number else 1)
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(escape, row))
     return made

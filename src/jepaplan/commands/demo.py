@@ -1,5 +1,6 @@
 """`jepaplan demo [RUN]`: record, train, plan through the door, report. What `make demo` runs."""
 
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
             run,
             load_instances(experiment.instances),
             StudyOptions(
-                command=" ".join(["jepaplan demo", *arguments]),
+                command=shlex.join(["jepaplan", "demo", *arguments]),
                 on_progress=lambda name, progress: evaluate.show(board, name, progress),
             ),
         )
@@ -54,8 +55,12 @@ def main(arguments: list[str]) -> int:
         evaluate.tell(made, board)
     start, goal = write_examples(made, options.run)
     evaluate.print_study(made)
-    RESULTS.print(f"report: {options.run / 'report.html'}   ({time.monotonic() - began:.0f} s in all)")
-    RESULTS.print(f"next: jepaplan plan {options.run} --start {start} --goal {goal}")
+    RESULTS.print(
+        f"report: {options.run / 'report.html'}   ({time.monotonic() - began:.0f} s in all)\n"
+        f"next: jepaplan plan {options.run} --start {start} --goal {goal}",
+        markup=False,
+        highlight=False,
+    )
     return 0
 
 

@@ -1,5 +1,6 @@
 """`jepaplan evaluate RUN`: success of a run beside its baseline and references, with intervals."""
 
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Literal
 
 import torch
 import tyro
+from rich.markup import escape
 
 from jepaplan.commands.console import NOTES, RESULTS, ProgressBoard, progress_board, table
 from jepaplan.data.episodes import open_episodes
@@ -61,7 +63,7 @@ def main(arguments: list[str]) -> int:
     instances = load_instances(options.instances or run.experiment.instances)
     if options.episodes is not None:
         instances = instances.subset(options.episodes)
-    command = " ".join(["jepaplan evaluate", *arguments])
+    command = shlex.join(["jepaplan", "evaluate", *arguments])
     with progress_board() as board:
         made = study(
             run,
@@ -82,7 +84,7 @@ def main(arguments: list[str]) -> int:
     else:
         print_study(made)
         if options.report:
-            RESULTS.print(f"report: {options.run / 'report.html'}")
+            RESULTS.print(f"report: {options.run / 'report.html'}", markup=False, highlight=False)
     return 0
 
 
@@ -108,12 +110,12 @@ def changed(run: LoadedRun, options: Options) -> LoadedRun:
 def tell(made: Study, board: ProgressBoard) -> None:
     """Write the report of a study into its run."""
     recording = find_recording(made.run)
-    episodes = open_episodes(recording) if recording is not None else None
-    storyteller = Storyteller(made, episodes, board.report)
     try:
+        episodes = open_episodes(recording) if recording is not None else None
+        storyteller = Storyteller(made, episodes, board.report)
         write_report(made.run.path / "report.html", storyteller.tell())
     except InputError as error:
-        NOTES.print(f"[yellow]no report:[/yellow] {error}", highlight=False)
+        NOTES.print(f"[yellow]no report:[/yellow] {escape(str(error))}", highlight=False)
 
 
 def print_study(made: Study) -> None:
@@ -134,7 +136,7 @@ def print_study(made: Study) -> None:
     RESULTS.print(table(title, columns, rows))
     comparison = made.comparison()
     if comparison is not None:
-        RESULTS.print(comparison.words(), highlight=False)
+        RESULTS.print(comparison.words(), markup=False, highlight=False)
 
 
 def show(board: ProgressBoard, name: str, progress: Progress) -> None:

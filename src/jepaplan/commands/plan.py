@@ -55,8 +55,8 @@ def main(arguments: list[str]) -> int:
     columns = ["candidate", "cost", "distance at its end", "first action"]
     RESULTS.print(table(f"candidates of {found['considered']}, cheapest first", columns, rows))
     RESULTS.print(
-        f"distance from start to goal: {found['distance']:.2f}; {found['tied']} candidates are tied with the best "
-        f"(within {found['tie_tolerance']:.3g}); {found['evaluations']:,} model calls in "
+        f"distance from start to goal: {found['distance']:.2f}; {found['tied']} candidates are tied with the "
+        f"best (within {found['tie_tolerance']:.3g}); {found['evaluations']:,} model calls in "
         f"{found['seconds'] * 1e3:.0f} ms",
         highlight=False,
     )

@@ -25,13 +25,15 @@ class Options:
     run: Path
     """Folder of the run; an existing one is continued."""
     data: Path | None = None
-    """Recording to learn from, as `jepaplan collect` writes them; without it the recipe's own is recorded into the run."""
+    """Recording to learn from, as `jepaplan collect` writes them; without it the recipe's own, recorded into
+    the run."""
     tensorboard: bool = False
     """Write learning curves for TensorBoard into RUN/events as well."""
     device: str = "auto"
     """cpu, cuda, cuda:1, or auto: an accelerator if there is one."""
     threads: int | None = None
-    """Processor threads; without it, as many as the machine allows. The results of a CPU run depend on it in the last digits."""
+    """Processor threads; without it, as many as the machine allows. The results of a CPU run depend on it in
+    the last digits."""
     json: bool = False
     """Print the result as JSON on standard output, and nothing else there."""
 
@@ -41,20 +43,26 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         RESULTS.print(
             "usage: jepaplan train RECIPE --run DIRECTORY [options]\n\n"
-            "`jepaplan train RECIPE --help` shows every field of a recipe with its unit and default.\n"
-        )
-        RESULTS.print(
-            "Recipes:", *(f"  {name:42s} {make().description}" for name, make in RECIPES.items()), sep="\n"
+            "`jepaplan train RECIPE --help` shows every field of a recipe with its unit and default.\n\n"
+            "Recipes:",
+            *(f"  {name:42s} {make().description}" for name, make in RECIPES.items()),
+            sep="\n",
+            markup=False,
+            highlight=False,
         )
         return 0
     recipe = find_recipe(arguments[0])
     options, experiment = read(recipe, arguments[1:])
     results = run_training(experiment, options)
+    if results is None:
+        return 0
     if options.json:
         sys.stdout.write(json.dumps(results) + "\n")
     else:
         RESULTS.print(
-            f"trained {experiment.recipe} into {options.run}; `jepaplan evaluate {options.run}` comes next"
+            f"trained {experiment.recipe} into {options.run}; `jepaplan evaluate {options.run}` comes next",
+            markup=False,
+            highlight=False,
         )
     return 0
 
@@ -78,8 +86,8 @@ def read(recipe: Experiment, arguments: list[str]) -> tuple[Options, Experiment]
     return read.options, read.experiment
 
 
-def run_training(experiment: Experiment, options: Options) -> list[dict[str, Any]]:
-    """Train, showing progress; under torchrun every process takes its share."""
+def run_training(experiment: Experiment, options: Options) -> list[dict[str, Any]] | None:
+    """Train, showing progress; under torchrun every process takes its share, and the first alone tells."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
@@ -95,13 +103,16 @@ def run_training(experiment: Experiment, options: Options) -> list[dict[str, Any
                 report=board.report,
             ),
         )
-        if processes().writes:
+        tells = processes().writes
+        if tells:
             for result in results:
                 resumed = f", continued from update {result.resumed_from}" if result.resumed_from else ""
                 NOTES.print(
                     f"{result.stage}: {result.updates} updates, {result.seconds:.0f} s{resumed}",
                     highlight=False,
                 )
+    if not tells:
+        return None
     return [
         {
             "stage": result.stage,

@@ -1,14 +1,14 @@
 """A small encoder for CPUs that reads what moves as points and what stays as a picture.
 
-The feature points are those of Finn et al., "Deep Spatial Autoencoders for Visuomotor Learning", arXiv:1509.06113, section V. The
-split of the latent is ours (docs/decisions/0006-scene-and-state.md):
+The feature points are those of Finn et al., "Deep Spatial Autoencoders for Visuomotor Learning",
+arXiv:1509.06113, section V. The split of the latent is ours (docs/decisions/0006-scene-and-state.md):
 
     latent = [scene | state]
-    scene    reads the flattened map and the points: what one recording keeps and others don't (walls, doors, lighting)
+    scene    reads the flattened map and the points: what one recording keeps and others don't (walls, doors)
     state    reads the points only: where things are, to a fraction of a pixel
 
-A state that could read the flattened map spends its variance on the scene, because the scene is the easier way to be spread out;
-measured in docs/lab_notes.md.
+A state that could read the flattened map spends its variance on the scene, because the scene is the easier
+way to be spread out; measured in docs/lab_notes.md.
 """
 
 from dataclasses import dataclass
@@ -42,12 +42,13 @@ class KeypointConfig:
         numbers = (self.image_channels, self.channels, self.keypoints, self.scene_channels, self.hidden)
         if min(*numbers, self.state_width) < 1 or self.scene_width < 0 or self.sharpness <= 0:
             raise InputError(
-                "a keypoint encoder needs positive channels, keypoints, hidden, state_width and sharpness, and "
-                f"scene_width >= 0; got {self}"
+                "a keypoint encoder needs positive channels, keypoints, hidden, state_width and sharpness, "
+                f"and scene_width >= 0; got {self}"
             )
         if self.image_size < 8 or self.image_size % 4:
             raise InputError(
-                f"a keypoint encoder takes images whose side is a multiple of 4, at least 8; got {self.image_size}"
+                "a keypoint encoder takes images whose side is a multiple of 4, at least 8; "
+                f"got {self.image_size}"
             )
 
 
@@ -58,7 +59,7 @@ class KeypointEncoder(nn.Module):
         super().__init__()
         self.config = config = config or KeypointConfig()
         self.body = nn.Sequential(
-            # Patches that overlap by half: one large convolution is faster on a CPU than two small strided ones.
+            # Patches overlap by half: one large convolution is faster on a CPU than two small strided ones.
             nn.Conv2d(config.image_channels, config.channels, 8, stride=4, padding=2),
             nn.ReLU(inplace=True),
             nn.Conv2d(config.channels, config.channels, 3, padding=1),
@@ -88,8 +89,8 @@ class KeypointEncoder(nn.Module):
         """Latents of normalised images."""
         if proprioception is not None:
             raise InputError(
-                "the keypoint encoder takes images only; for proprioception use the compact or the IMPALA encoder "
-                "with proprioception_dim set"
+                "the keypoint encoder takes images only; for proprioception use the compact or the IMPALA "
+                "encoder with proprioception_dim set"
             )
         features = self.body(pixels)
         maps = self.maps(features) * self.log_sharpness.exp()

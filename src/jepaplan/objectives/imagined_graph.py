@@ -1,19 +1,21 @@
 """Steps to go between states that the world model imagines: shortest paths, then a distance fitted to them.
 
-No recorded path joins most pairs of states, so elapsed times never push them apart (docs/lab_notes.md). The world model can
-join them. In the scene of one recording:
+No recorded path joins most pairs of states, so elapsed times never push them apart (docs/lab_notes.md). The
+world model can join them. In the scene of one recording:
 
-    1. walk at random from recorded latents; keep the states that are furthest from each other    imagine_states
-    2. from each, go straight in every direction; an end beside another state is a way to it      step_costs
-    3. the cheapest chains of such ways are the steps to go between all pairs                     shortest_paths
+    imagine_states    walk at random from recorded latents; keep the states that are furthest from each other
+    step_costs        from each, go straight in every direction; an end beside another state is a way to it
+    shortest_paths    the cheapest chains of such ways are the steps to go between all pairs
 
-This is value iteration on a sampled, deterministic decision process, run to its fixed point; searching over remembered states
-is Eysenbach et al., "Search on the Replay Buffer", arXiv:1906.05253, here over imagined ones, and before any planning.
-Whether an end is "beside" a state is read by the inverse dynamics: the action that would join them.
+This is value iteration on a sampled, deterministic decision process, run to its fixed point; searching over
+remembered states is Eysenbach et al., "Search on the Replay Buffer", arXiv:1906.05253, here over imagined
+ones, and before any planning. Whether an end is "beside" a state is read by the inverse dynamics: the action
+that would join them.
 
-A predictor is wrong where moves are blocked: it hedges, and after some pushes it is through the wall. So an imagined
-step is believed only if the inverse dynamics reads from it nearly the action that was taken, and imagined actions are of
-the size that was recorded most, not the largest (docs/lab_notes.md: both were needed).
+A predictor is wrong where moves are blocked: it hedges, and after some pushes it is through the wall. So an
+imagined step is believed only if the inverse dynamics reads from it nearly the action that was taken, and
+imagined actions are of the size that was recorded most, not the largest (docs/lab_notes.md: both were
+needed).
 """
 
 import math
@@ -36,7 +38,9 @@ class InverseModel(Protocol):
 
     def __call__(
         self, latent: Float[Tensor, "*batch D"], next_latent: Float[Tensor, "*batch D"]
-    ) -> Float[Tensor, "*batch A"]: ...
+    ) -> Float[Tensor, "*batch A"]:
+        """Actions of a batch of pairs."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,7 @@ class ImaginationConfig:
 
 
 def unit_directions(count: int, action_dim: int, generator: torch.Generator) -> Float[Tensor, "count A"]:
-    """Directions of unit length: evenly spaced where actions have two components, else drawn uniformly."""
+    """Unit directions: evenly spaced where actions have two components, else drawn uniformly."""
     if action_dim == 2:
         angles = torch.arange(count) * (2 * math.pi / count)
         return torch.stack([angles.cos(), angles.sin()], dim=-1)
@@ -86,7 +90,7 @@ def believed_step(
     actions: Float[Tensor, "B A"],
     belief: float,
 ) -> tuple[Float[Tensor, "B D"], Bool[Tensor, " B"]]:
-    """The next latents, and whether the inverse dynamics reads from them nearly the actions that were taken."""
+    """The next latents, and whether the inverse dynamics reads from them nearly what was done."""
     following = world_model.step(latent, actions)
     disagreement = (inverse_dynamics(latent, following) - actions).norm(dim=-1)
     return following, disagreement < belief * actions.norm(dim=-1)
@@ -175,7 +179,7 @@ def shortest_paths(costs: Float[Tensor, "N N"]) -> Float[Tensor, "N N"]:
 
 @dataclass(frozen=True, kw_only=True)
 class ImaginedScenes:
-    """States of several scenes and the steps to go between those of one scene; `UNREACHED` where no way is known."""
+    """States of several scenes, and steps to go within each; `UNREACHED` where no way is known."""
 
     states: Float[Tensor, "E N D"]
     steps: Float[Tensor, "E N N"]
@@ -192,7 +196,7 @@ class ImaginedGroups:
 
 
 class GroupSampler:
-    """Draws groups of imagined states: `sample` draws numbers, `load` gathers latents and imagines one step more."""
+    """Groups of imagined states: `sample` draws numbers, `load` gathers latents, imagines one step more."""
 
     def __init__(
         self, scenes: ImaginedScenes, world_model: WorldModel, config: ImaginationConfig, group: int = 64

@@ -1,8 +1,9 @@
 """Which recording is this? A contrast between recordings that gives the latent its scene.
 
-InfoNCE (van den Oord et al., arXiv:1807.03748, equation 4) with squared distances for similarity: two frames of one recording, far
-apart in time, must be closer to each other than to the frames of other recordings. What they share is what the recording keeps:
-the layout. Prediction alone leaves it out where it rarely matters; in two rooms, where the door is (docs/lab_notes.md).
+InfoNCE (van den Oord et al., arXiv:1807.03748, equation 4) with squared distances for similarity: two frames
+of one recording, far apart in time, must be closer to each other than to the frames of other recordings. What
+they share is what the recording keeps: the layout. Prediction alone leaves it out where it rarely matters; in
+two rooms, where the door is (docs/lab_notes.md).
 
     paper        here
     x, c         first, second     the scene parts of two frames of the same recording

@@ -1,7 +1,7 @@
-"""What an experiment is: a recording, a system, stages of training, a planner and a cost, all as frozen records.
+"""What an experiment is: a recording, a system, stages of training, a planner and a cost, as frozen records.
 
-A recipe is a function that returns an `Experiment`; a variant derives from another recipe by `replace`. Every field can be set
-from the command line. Stages are trained in the order in which they are listed:
+A recipe is a function that returns an `Experiment`; a variant derives from another recipe by `replace`. Every
+field can be set from the command line. Stages are trained in the order in which they are listed:
 
     stage               arXiv:2601.00844              trains
     PredictionStage     pred_VCReg                    encoder, predictor, inverse dynamics

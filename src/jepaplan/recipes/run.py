@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-
 from jepaplan.data.collect import collect_wall
 from jepaplan.data.episodes import Episodes, open_episodes
 from jepaplan.evaluation.tasks import WORLDS
@@ -59,8 +58,9 @@ def train(experiment: Experiment, path: Path, options: TrainOptions | None = Non
         data=episodes.content_hash,
         seed=experiment.seed,
     )
+    # Before the run begins: a recipe that does not fit the recording leaves no run that remembers it.
+    system = build_system(experiment, interface_of(episodes))
     with open_run(path, origin, tensorboard=options.tensorboard) as run:
-        system = build_system(experiment, interface_of(episodes))
         fit_normalisation(system, episodes, experiment.seed)
         workshop = Workshop(experiment, system.to(options.device), episodes, options.report)
         results: list[FitResult] = []
@@ -74,7 +74,7 @@ def load_run(path: Path | str) -> LoadedRun:
     """Read a run's configuration and weights; refuses unfinished runs and weights of another architecture."""
     run = RunDirectory(path)
     card = run.read_card()
-    experiment = experiment_from_json(card["configuration"], str(run.card))
+    experiment = experiment_from_json(card.get("configuration"), str(run.card))
     unfinished = [
         stage.name for stage in experiment.stages if not _finished(card, stage.name, stage.fit.updates)
     ]
@@ -84,10 +84,11 @@ def load_run(path: Path | str) -> LoadedRun:
             f"`jepaplan train {experiment.recipe} --run {run.path}`"
         )
     tensors = read_weights(run.weights).tensors
-    pixels = tensors["world_model.pixel_encoder.pixels.mean"]
-    side = _image_size(experiment)
+    # Weights without statistics of actions are of another architecture: `load_weights` says so by name.
+    actions, encoder = tensors.get("world_model.actions.mean"), experiment.encoder
     interface = Interface(
-        image=(pixels.numel(), side, side), action_dim=tensors["world_model.actions.mean"].numel()
+        image=(encoder.image_channels, encoder.image_size, encoder.image_size),
+        action_dim=1 if actions is None else actions.numel(),
     )
     system = build_system(experiment, interface)
     load_weights(run.weights, system)
@@ -128,7 +129,3 @@ def _recording(experiment: Experiment, path: Path, options: TrainOptions) -> Epi
 def _finished(card: Mapping[str, Any], stage: str, updates: int) -> bool:
     known = card.get("stages", {}).get(stage)
     return known is not None and known.get("updates", 0) >= updates
-
-
-def _image_size(experiment: Experiment) -> int:
-    return experiment.encoder.image_size

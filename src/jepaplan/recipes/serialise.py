@@ -90,4 +90,7 @@ def _read(value: Any, where: str) -> Any:
             f"{where}: {kind} has no field {', '.join(unknown)}; it was written by another version. Fields: "
             f"{', '.join(sorted(known))}"
         )
-    return record(**{name: _read(item, where) for name, item in fields.items() if name != _KIND})
+    try:
+        return record(**{name: _read(item, where) for name, item in fields.items() if name != _KIND})
+    except TypeError as error:  # a field is missing, or a word where a number belongs
+        raise InputError(f"{where}: a {kind} cannot be made of {fields}: {error}") from error

@@ -38,7 +38,7 @@ from jepaplan.recipes.experiment import (
     ValueStage,
 )
 from jepaplan.recipes.system import System
-from jepaplan.training.distributed import gather
+from jepaplan.training.distributed import gather, map_tensors
 from jepaplan.training.health import Health, assess
 from jepaplan.training.stage import Stage
 from jepaplan.types import InputError, SeedTree
@@ -51,7 +51,9 @@ _ENCODE_AT_ONCE = 512  # frames; bounds the memory of an encoder's activations
 class Report(Protocol):
     """Told how far a preparation is: what, done, of how many."""
 
-    def __call__(self, what: str, done: int, total: int) -> None: ...
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Note it."""
+        ...
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -60,7 +62,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 @dataclass
 class Workshop:
-    """A system in training and the recording it learns from; latents are encoded once, when first asked for."""
+    """A system in training and what it learns from; latents are encoded once, when first asked for."""
 
     experiment: Experiment
     system: System
@@ -87,9 +89,9 @@ class Workshop:
             with torch.no_grad():
                 for start in range(0, len(frames), _ENCODE_AT_ONCE):
                     self.report("encoding the recording", start, len(frames))
-                    chunks.append(
-                        self.system.world_model.encode(self._place(frames[start : start + _ENCODE_AT_ONCE]))
-                    )
+                    some = self._place(frames[start : start + _ENCODE_AT_ONCE])
+                    # Beside the recording: the loop moves batches, not columns, to the accelerator.
+                    chunks.append(self.system.world_model.encode(some).cpu())
             self.report("encoding the recording", len(frames), len(frames))
             self._latents = torch.cat(chunks)
         return self._latents
@@ -111,7 +113,7 @@ class Workshop:
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(next(self.system.parameters()).device)
 
-    # ---- stages on frames -------------------------------------------------------------------------------------
+    # ---- stages on frames ----------------------------------------------------------------------------------
 
     def _prediction(self, config: PredictionStage) -> Stage:
         objective: nn.Module = PredictionObjective(
@@ -126,8 +128,8 @@ class Workshop:
         held = self.experiment.predictor.held
         if held == 0:
             raise InputError(
-                f"scene_contrast is {config.scene_contrast} but no part of the latent is held as the scene; write "
-                "--predictor.held with the encoder's scene_width"
+                f"scene_contrast is {config.scene_contrast} but no part of the latent is held as the scene; "
+                "write --predictor.held with the encoder's scene_width"
             )
         assert isinstance(objective, PredictionObjective)
         scene = SceneObjective(
@@ -174,6 +176,7 @@ class Workshop:
         objective: nn.Module,
         companions: bool = False,
     ) -> Stage:
+        self._latents = None  # this stage changes the encoder
         windows = Windows(self.episodes, config.steps)
         limit = self._train_windows(windows)
         held_out = self._held_out(windows)
@@ -193,14 +196,15 @@ class Workshop:
 
         def evaluate() -> dict[str, float]:
             drawn = {"window": held_out, "companion": torch.linspace(0, 0.999, len(held_out))}
-            loss, metrics = objective(load(drawn))
+            loss, metrics = objective(map_tensors(self._place, load(drawn)))
             return {"held_out/loss": float(loss)} | {
                 f"held_out/{name}": float(part) for name, part in metrics.items()
             }
 
         def health() -> Health:
             batch = windows.gather(windows.index(held_out))
-            return self._health(self.system.world_model.encode_frames(batch.observations), batch.actions)
+            observations = self._place(batch.observations)
+            return self._health(self.system.world_model.encode_frames(observations), batch.actions)
 
         return Stage(
             name=config.name,
@@ -220,7 +224,7 @@ class Workshop:
         offset = (drawn["companion"] * frames).long().clamp(max=frames - 1)
         return rows(self.episodes.observations, self.episodes.starts[episode] + offset)
 
-    # ---- stages on latents ------------------------------------------------------------------------------------
+    # ---- stages on latents ---------------------------------------------------------------------------------
 
     def _predictor(self, config: PredictorStage) -> Stage:
         windows, world_model = Windows(self.episodes, config.steps), self.system.world_model
@@ -234,7 +238,7 @@ class Workshop:
             )
 
         def evaluate() -> dict[str, float]:
-            _, metrics = objective(load(held_out))
+            _, metrics = objective(map_tensors(self._place, load(held_out)))
             return {f"held_out/{name}": float(part) for name, part in metrics.items()}
 
         def health() -> Health:
@@ -286,7 +290,7 @@ class Workshop:
             self.report("imagining scenes", number, count)
             generator = self.seeds.torch(config.name, "scene", episode)
             start = int(self.episodes.starts[episode])
-            recorded = latents[start : start + int(self.episodes.lengths[episode]) + 1]
+            recorded = self._place(latents[start : start + int(self.episodes.lengths[episode]) + 1])
             models = (self.system.world_model, self.system.inverse_dynamics)
             imagined = imagine_states(*models, recorded, config.imagination, generator)
             costs = step_costs(*models, imagined, config.imagination, generator)
@@ -299,7 +303,7 @@ class Workshop:
             steps=torch.stack([kept[:fewest, :fewest] for kept in steps]),
         )
 
-    # ---- what stages share ------------------------------------------------------------------------------------
+    # ---- what stages share ---------------------------------------------------------------------------------
 
     def _trained_by(self, config: PredictionStage | ValueStage | JointStage) -> list[nn.Module]:
         system = self.system
@@ -326,8 +330,9 @@ class Workshop:
 
     def _health(self, latents: Tensor, actions: Tensor) -> Health:
         model = self.system.world_model
-        observed = latents.float()
-        predicted = model.unroll(observed[:, 0], model.action_units.normalise(actions)).float()
+        observed = self._place(latents).float()
+        taken = model.action_units.normalise(self._place(actions))
+        predicted = model.unroll(observed[:, 0], taken).float()
         return assess(observed.flatten(0, 1), predicted, observed)
 
 

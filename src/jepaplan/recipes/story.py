@@ -62,9 +62,9 @@ class Storyteller:
         return ReportData(
             title=f"{experiment.recipe} on {self.study.instances.world}",
             question=(
-                "Can a world model learned from recorded trajectories plan from pixels to a goal in the other room, "
-                "through a door that the straight way to the goal does not pass? Every method below uses the same "
-                "planner with the same budget on the same instances."
+                "Can a world model learned from recorded trajectories plan from pixels to a goal in the "
+                "other room, through a door that the straight way to the goal does not pass? Every method "
+                "below uses the same planner with the same budget on the same instances."
             ),
             success_rule=(world.reached.__doc__ or "").strip(),
             methods=self.methods(),
@@ -261,8 +261,8 @@ class Storyteller:
         }
         if self.episodes is not None:
             facts["Recording"] = (
-                f"{len(self.episodes):,} trajectories, {len(self.episodes.observations):,} frames; true states are used "
-                "by the probes only"
+                f"{len(self.episodes):,} trajectories, {len(self.episodes.observations):,} frames; true "
+                "states are used by the probes only"
             )
         return facts
 

@@ -34,6 +34,7 @@ from jepaplan.types import InputError, SeedTree
 
 VALUE_GUIDED = "value-guided"
 PREDICTION_ONLY = "prediction only"
+ACTION_WIDTH = 2  # of the wall worlds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,12 @@ def study(run: LoadedRun, instances: Instances, options: StudyOptions) -> Study:
     """Evaluate every method on the same instances."""
     if instances.world not in WORLDS:
         raise InputError(f"instances are of world {instances.world!r}; known: {', '.join(WORLDS)}")
+    width = run.system.world_model.action_dim
+    if width != ACTION_WIDTH:
+        raise InputError(
+            f"{run.path} was trained on actions of {width} numbers; {instances.world} takes {ACTION_WIDTH}, "
+            "dx and dy. Evaluate a run that was trained on recordings of that world"
+        )
     world = WallWorld(WORLDS[instances.world])
     methods = methods_of(run, world, options.references)
     outcomes: dict[str, Outcomes] = {}

@@ -1,4 +1,4 @@
-"""From an experiment's records to the objects they name: models, normalisation, planner, cost and controller."""
+"""From an experiment's records to what they name: models, normalisation, planner, cost and controller."""
 
 from dataclasses import dataclass
 
@@ -75,8 +75,8 @@ def build_encoder(
     channels, height, width = interface.image
     if (config.image_channels, config.image_size, config.image_size) != (channels, height, width):
         raise InputError(
-            f"the recording has images of {channels} channels, {height} x {width}; the recipe's encoder takes "
-            f"{config.image_channels} channels, {config.image_size} x {config.image_size}. Write "
+            f"the recording has images of {channels} channels, {height} x {width}; the recipe's encoder "
+            f"takes {config.image_channels} channels, {config.image_size} x {config.image_size}. Write "
             f"--encoder.image-channels {channels} --encoder.image-size {height}, or record another size"
         )
     if isinstance(config, KeypointConfig):

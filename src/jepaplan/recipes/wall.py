@@ -41,7 +41,7 @@ def wall_big_demo() -> Experiment:
     return Experiment(
         recipe="wall_big_demo",
         description="world model by prediction, scene contrast and VCReg; value from shortest imagined paths",
-        # 2,500 recordings, not the paper's 1,000: the world model lacked collisions to learn from (docs/lab_notes.md).
+        # Not the paper's 1,000: too few collisions for this world model to learn from (docs/lab_notes.md).
         recording=RecordingConfig(world="WallBig", trajectories=2500),
         encoder=KeypointConfig(scene_width=scene, state_width=state),
         predictor=PredictorConfig(hidden=256, layers=2, norm=False, residual=True, held=scene),

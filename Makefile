@@ -6,13 +6,14 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format benchmarks
+.PHONY: help demo test check format benchmarks results
 
 help:
 	@echo "make demo        record, train, plan through a door, report: runs/demo/report.html"
 	@echo "make test        every test, the slow ones and the README's code too"
 	@echo "make check       format, lint, types, import floors and the fast tests"
 	@echo "make format      format the source and mend what the linter can"
+	@echo "make results     the README's tables, from runs/demo"
 	@echo "make benchmarks  the tables behind the speed claims"
 
 demo: .venv/.base
@@ -31,6 +32,12 @@ check: .venv/.dev
 format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The pages of docs/results and the README's tables, from the demo's run.
+results: demo
+	$(BIN)/jepaplan evaluate runs/demo --instances WallBig-demo --page docs/results/demo.md
+	$(BIN)/jepaplan evaluate runs/demo --instances WallBig-final --no-report --page docs/results/demo_final_instances.md
+	$(BIN)/python docs/results/into_readme.py
 
 benchmarks: .venv/.dev
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

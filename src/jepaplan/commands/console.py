@@ -1,5 +1,6 @@
 """What every command shows: progress with time left on standard error, results on standard output."""
 
+import textwrap
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -67,9 +68,10 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
         title=escape(title), title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD
     )
     for number, name in enumerate(columns):
-        # In a narrow window headers are broken into lines before numbers are.
+        # In a narrow window a header is broken into lines so that names and numbers need not be.
         widest = max((len(line) for row in rows for line in row[number].splitlines()), default=1)
-        made.add_column(name, justify="left" if number == 0 else "right", min_width=widest if number else 1)
+        header = textwrap.fill(name, max(widest, *map(len, name.split())))
+        made.add_column(header, justify="left" if number == 0 else "right", no_wrap=number > 0)
     for row in rows:
         made.add_row(*map(escape, row))
     return made

@@ -14,7 +14,7 @@ from jepaplan.commands.console import NOTES, RESULTS, ProgressBoard, progress_bo
 from jepaplan.data.episodes import open_episodes
 from jepaplan.evaluation.episodes import Progress
 from jepaplan.evaluation.report import duration, write_report
-from jepaplan.evaluation.results import rows_text
+from jepaplan.evaluation.results import rows_text, write_page
 from jepaplan.evaluation.tasks import load_instances
 from jepaplan.planners.cem import CEM
 from jepaplan.planners.mppi import MPPI
@@ -42,6 +42,8 @@ class Options:
     """Model steps that a plan looks ahead."""
     cost: Literal["sum", "terminal", "minimum", "discounted"] | None = None
     """How the distance along the imagined path becomes a cost."""
+    precision: Literal["fp32", "bf16"] | None = None
+    """Of imagination while planning; without it, the recipe's."""
     references: bool = True
     """Evaluate the four references as well."""
     report: bool = True
@@ -50,6 +52,8 @@ class Options:
     """Of the planner's noise."""
     threads: int | None = None
     """Processor threads; without it, as many as the machine allows."""
+    page: Path | None = None
+    """Write the table as a page there (FILE.md), with FILE.json beside it: how docs/results is made."""
     json: bool = False
     """Print the rows of results.json on standard output, and nothing else there."""
 
@@ -79,6 +83,10 @@ def main(arguments: list[str]) -> int:
         save_study(made, options.run, instances.name)
         if options.report:
             tell(made, board)
+    if options.page is not None:
+        comparison = made.comparison()
+        title = f"{run.experiment.recipe} on {instances.name}"
+        write_page(options.page, title, made.rows(), () if comparison is None else (comparison.words(),))
     if options.json:
         sys.stdout.write(rows_text(made.rows()))
     else:
@@ -91,19 +99,20 @@ def main(arguments: list[str]) -> int:
 def changed(run: LoadedRun, options: Options) -> LoadedRun:
     """The run with the search that was asked for."""
     planner = run.experiment.planner
-    if options.planner == "cem" and not isinstance(planner, CEM):
-        planner = CEM(
-            samples=planner.samples, horizon=planner.horizon, std=planner.std, bounds=planner.bounds
-        )
-    elif options.planner == "mppi" and not isinstance(planner, MPPI):
-        planner = MPPI(
-            samples=planner.samples, horizon=planner.horizon, std=planner.std, bounds=planner.bounds
-        )
-    if options.samples is not None:
-        planner = replace(planner, samples=options.samples)
-    if options.horizon is not None:
-        planner = replace(planner, horizon=options.horizon)
+    samples = planner.samples if options.samples is None else options.samples
+    horizon = planner.horizon if options.horizon is None else options.horizon
+    kind = options.planner or ("cem" if isinstance(planner, CEM) else "mppi")
+    if kind == "cem":
+        asked = planner.elites if isinstance(planner, CEM) else CEM.elites
+        elites = max(2, min(asked, samples // 2))  # few samples have few elites
+        known = planner if isinstance(planner, CEM) else CEM(std=planner.std, bounds=planner.bounds)
+        planner = replace(known, samples=samples, horizon=horizon, elites=elites)
+    else:
+        known = planner if isinstance(planner, MPPI) else MPPI(std=planner.std, bounds=planner.bounds)
+        planner = replace(known, samples=samples, horizon=horizon)
     cost = run.experiment.cost if options.cost is None else replace(run.experiment.cost, over=options.cost)
+    if options.precision is not None:
+        cost = replace(cost, precision=options.precision)
     return with_planner(run, planner=planner, cost=cost)
 
 
@@ -132,7 +141,7 @@ def print_study(made: Study) -> None:
             ]
         )
     title = f"{made.run.experiment.recipe} on {made.instances.name} ({len(made.instances)} instances)"
-    columns = ["method", "success, 95 % interval", "planning per step", "model calls per step"]
+    columns = ["method", "success, 95 % interval", "time/step", "calls/step"]
     RESULTS.print(table(title, columns, rows))
     comparison = made.comparison()
     if comparison is not None:

@@ -14,7 +14,7 @@ from jepaplan.control.record import Decision
 from jepaplan.data.frames import picture_to_frame
 from jepaplan.recipes.run import LoadedRun, load_run
 from jepaplan.recipes.system import baseline_distance, build_controller
-from jepaplan.types import SeedTree
+from jepaplan.types import InputError, SeedTree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,8 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Plan once and print what was considered."""
     options = tyro.cli(Options, prog="jepaplan plan", description=__doc__, args=arguments)
+    if options.candidates < 1:
+        raise InputError(f"--candidates is how many to show, at least 1; got {options.candidates}")
     run = load_run(options.run)
     found = decide(run, options)
     if options.json:

@@ -111,7 +111,12 @@ class ReportData:
             f"({100 * first.success.rate:.0f}%, 95% interval {100 * first.success.low:.0f} to "
             f"{100 * first.success.high:.0f}%)."
         )
-        return f"{words} {self.comparisons[0].words()}" if self.comparisons else words
+        words = f"{words} {_capital(self.comparisons[0].words())}" if self.comparisons else words
+        return _capital(words)
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def render_report(data: ReportData) -> str:

@@ -146,3 +146,34 @@ def _check_fields(row: Any, fields: Mapping[str, tuple[type, ...]], where: str) 
         if not isinstance(row[name], kinds) or isinstance(row[name], bool):
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise InputError(f"{where}: `{name}` is {row[name]!r}; expected {expected}.")
+
+
+def markdown_table(rows: Sequence[ResultRow]) -> str:
+    """The rows as a table for a page: success with its interval and counts, and what planning costs."""
+    lines = [
+        "| method | success, 95 % interval | model calls per step | planning per step |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        calls, milliseconds = f"{row.evaluations_per_step:,.0f}", f"{1e3 * row.seconds_per_step:.2g} ms"
+        lines.append(f"| {row.method} | {row.success} | {calls} | {milliseconds} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_page(path: Path, title: str, rows: Sequence[ResultRow], words: Sequence[str] = ()) -> None:
+    """A page of results with its provenance, and its twin for machines beside it: the same name, `.json`."""
+    first = rows[0]
+    seeds = sorted({seed for row in rows for seed in row.training_seeds})
+    text = [
+        f"# {title}",
+        "",
+        f"Made by `{first.command}` at commit {first.commit}. Hardware: {first.hardware}. Task {first.task}, "
+        f"instances `{first.instance_file}`, training seeds {', '.join(map(str, seeds)) or 'none'}. Planning "
+        "per step: wall time of one step of one problem, all problems planned as one batch.",
+        "",
+        markdown_table(rows),
+        *words,
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
+    write_rows(path.with_suffix(".json"), rows)

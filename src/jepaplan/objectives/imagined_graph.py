@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from jepaplan.interfaces import WorldModel
+from jepaplan.objectives.vcreg import Gather, alone
 from jepaplan.types import InputError
 
 UNREACHED = 1e4  # steps; what no chain of ways joins
@@ -255,12 +256,13 @@ class ImaginedValueObjective(nn.Module):
         inverse_dynamics: InverseModel,
         config: ImaginationConfig,
         pairs_per_state: int = 4,
+        gather: Gather = alone,
     ) -> None:
         super().__init__()
         self.distance = distance
         # In a list, so not registered: it is finished, and its weights belong to the world model's stage.
         self._inverse_dynamics = [inverse_dynamics]
-        self.config, self.pairs_per_state = config, pairs_per_state
+        self.config, self.pairs_per_state, self.gather = config, pairs_per_state, gather
 
     def forward(self, batch: ImaginedGroups) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its parts."""
@@ -272,6 +274,7 @@ class ImaginedValueObjective(nn.Module):
                 relative_error(
                     distance.between(states, states.roll(-apart, dims=1)),
                     batch.steps.roll(-apart, dims=2).diagonal(dim1=1, dim2=2),
+                    gather=self.gather,
                 )
                 for apart in range(1, self.pairs_per_state + 1)
             ]
@@ -286,8 +289,12 @@ class ImaginedValueObjective(nn.Module):
         return far + near, {"far": far.detach(), "near": near.detach()}
 
 
-def relative_error(distances: Float[Tensor, "*pairs"], steps: Float[Tensor, "*pairs"]) -> Float[Tensor, ""]:
+def relative_error(
+    distances: Float[Tensor, "*pairs"], steps: Float[Tensor, "*pairs"], *, gather: Gather = alone
+) -> Float[Tensor, ""]:
     """Mean squared error over one plus the steps, of the pairs that a way joins."""
     known = (steps < UNREACHED).to(distances.dtype)
     error = (distances - steps).square() / (steps + 1)
-    return (known * error).sum() / known.sum().clamp(min=1)
+    # Processes know different numbers of pairs: dividing by the mean number makes their mean that of all.
+    counts = gather(known.sum().reshape(1))
+    return (known * error).sum() * len(counts) / counts.sum().clamp(min=1)

@@ -114,6 +114,7 @@ class CostConfig:
     over: Literal["sum", "terminal", "minimum", "discounted"] = "sum"
     discount: float = 0.95  # per step, for "discounted"
     effort: float = 0.0  # weight of the mean squared action
+    precision: Literal["fp32", "bf16"] = "fp32"  # of imagination while planning; costs are summed in fp32
 
 
 @dataclass(frozen=True, kw_only=True)

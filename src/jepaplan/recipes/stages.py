@@ -1,6 +1,8 @@
 """From the records of an experiment's stages to what the training loop runs."""
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -259,7 +261,9 @@ class Workshop:
     def _imagined_value(self, config: ImaginedValueStage) -> Stage:
         system = self.system
         _only(system, [system.distance])
-        objective = ImaginedValueObjective(system.distance, system.inverse_dynamics, config.imagination)
+        objective = ImaginedValueObjective(
+            system.distance, system.inverse_dynamics, config.imagination, gather=gather
+        )
         sampler: list[GroupSampler] = []
 
         def groups() -> GroupSampler:
@@ -284,23 +288,24 @@ class Workshop:
         """States and steps to go of the scenes of `config.scenes` recordings, drawn from those trained on."""
         latents, count = self.latents(), min(config.scenes, self.trained_episodes)
         order = torch.randperm(self.trained_episodes, generator=self.seeds.torch(config.name, "scenes"))
-        states: list[Tensor] = []
-        steps: list[Tensor] = []
-        for number, episode in enumerate(order[:count].tolist()):
-            self.report("imagining scenes", number, count)
+
+        def imagine(episode: int) -> tuple[Tensor, Tensor]:
             generator = self.seeds.torch(config.name, "scene", episode)
             start = int(self.episodes.starts[episode])
             recorded = self._place(latents[start : start + int(self.episodes.lengths[episode]) + 1])
             models = (self.system.world_model, self.system.inverse_dynamics)
             imagined = imagine_states(*models, recorded, config.imagination, generator)
-            costs = step_costs(*models, imagined, config.imagination, generator)
-            states.append(imagined)
-            steps.append(shortest_paths(costs))
-        self.report("imagining scenes", count, count)
-        fewest = min(len(kept) for kept in states)
+            return imagined, shortest_paths(step_costs(*models, imagined, config.imagination, generator))
+
+        found: list[tuple[Tensor, Tensor]] = []
+        with scenes_in_parallel() as pool:
+            for scene in pool.map(imagine, order[:count].tolist()):
+                found.append(scene)
+                self.report("imagining scenes", len(found), count)
+        fewest = min(len(states) for states, _ in found)
         return ImaginedScenes(
-            states=torch.stack([kept[:fewest] for kept in states]),
-            steps=torch.stack([kept[:fewest, :fewest] for kept in steps]),
+            states=torch.stack([states[:fewest] for states, _ in found]),
+            steps=torch.stack([steps[:fewest, :fewest] for _, steps in found]),
         )
 
     # ---- what stages share ---------------------------------------------------------------------------------
@@ -334,6 +339,18 @@ class Workshop:
         taken = model.action_units.normalise(self._place(actions))
         predicted = model.unroll(observed[:, 0], taken).float()
         return assess(observed.flatten(0, 1), predicted, observed)
+
+
+@contextmanager
+def scenes_in_parallel() -> Generator[ThreadPoolExecutor, None, None]:
+    """A pool with a worker per thread, each operation on one: those of a scene are too small to share."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _only(objective: nn.Module, trained: Iterable[nn.Module]) -> nn.Module:

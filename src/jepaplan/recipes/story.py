@@ -23,6 +23,9 @@ from jepaplan.evaluation.probes import (
 from jepaplan.evaluation.references import GeodesicDistance, RenderedDistance
 from jepaplan.evaluation.report import Chart, CostShares, MapRow, MethodResult, ProbeReport, ReportData
 from jepaplan.interfaces import Controller, Distance, WorldModel
+from jepaplan.planners.cem import CEM
+from jepaplan.planners.mppi import MPPI
+from jepaplan.planners.proposals import NormBound
 from jepaplan.recipes.study import PREDICTION_ONLY, VALUE_GUIDED, Study
 from jepaplan.recipes.system import baseline_distance, build_controller
 from jepaplan.training import provenance
@@ -33,6 +36,16 @@ _GREEDY_DOORS = 60
 _BLAMED = 8  # failed episodes taken apart
 
 Report = Callable[[str, int, int, str], None]  # what, done, of how many, and a note
+
+
+def planner_in_words(planner: MPPI | CEM) -> str:
+    """A planner's budget as a reader wants it."""
+    bounds = ""
+    if isinstance(planner.bounds, NormBound):
+        bounds = f", actions no longer than {planner.bounds.max_norm} normalised units"
+    iterations = f"{planner.iterations} iteration{'s' if planner.iterations > 1 else ''}"
+    budget = f"{planner.samples} samples, horizon {planner.horizon}, {iterations} per step"
+    return f"{type(planner).__name__}, {budget}{bounds}"
 
 
 class Storyteller:
@@ -255,7 +268,7 @@ class Storyteller:
         facts = {
             "Task": f"{instances.world}, {len(instances)} instances ({instances.name}), opposite rooms, "
             f"{self.world.config.episode_steps} steps",
-            "Planner": str(experiment.planner),
+            "Planner": planner_in_words(experiment.planner),
             "Method": experiment.description,
             "Parameters": f"{sum(p.numel() for p in self.run.system.parameters()):,}",
         }

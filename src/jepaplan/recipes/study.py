@@ -211,12 +211,17 @@ def _saved(path: Path, method: str | None, instances: str) -> tuple[str, Bool[Te
             f"{path} was not evaluated on {instances}; known there: {', '.join(known) or 'nothing yet'}. Run "
             f"`jepaplan evaluate {path} --instances {instances}`"
         )
-    saved = json.loads(file.read_text())
-    success = saved["success"]
+    try:
+        saved = json.loads(file.read_text())
+        success, starts = saved["success"], saved["starts"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise InputError(
+            f"{file} is not what `jepaplan evaluate` writes ({error}); evaluate again"
+        ) from error
     chosen = method or next(iter(success))
     if chosen not in success:
         raise InputError(f"{file} has no method {chosen!r}; it has {', '.join(success)}")
-    return f"{path} ({chosen})", torch.tensor(success[chosen]), saved["starts"]
+    return f"{path} ({chosen})", torch.tensor(success[chosen]), starts
 
 
 def _named(

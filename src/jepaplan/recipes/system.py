@@ -1,5 +1,6 @@
 """From an experiment's records to what they name: models, normalisation, planner, cost and controller."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -101,6 +102,14 @@ def baseline_distance(experiment: Experiment) -> Distance:
     return Euclidean() if experiment.baseline_distance == "euclidean" else LatentMeanSquare()
 
 
+def in_bfloat16(world_model: WorldModel) -> WorldModel:
+    """A copy whose predictor computes in bfloat16; encoding and units stay as they are."""
+    twin = copy.deepcopy(world_model)
+    assert isinstance(twin, LatentWorldModel)
+    twin.predictor.to(torch.bfloat16)
+    return twin
+
+
 def build_controller(
     experiment: Experiment, world_model: WorldModel, distance: Distance, episode_steps: int | None = None
 ) -> RecedingHorizon:
@@ -111,10 +120,11 @@ def build_controller(
     terms: dict[str, tuple[float, Term]] = {"distance to goal": (1.0, goal)}
     if cost.effort:
         terms["effort"] = (cost.effort, ActionEffort())
+    half = cost.precision == "bf16" and isinstance(world_model, LatentWorldModel)
     return RecedingHorizon(
-        world_model=world_model,
+        world_model=in_bfloat16(world_model) if half else world_model,
         planner=experiment.planner,
-        cost=WeightedSum(terms),
+        cost=WeightedSum(terms, dtype=torch.bfloat16 if half else None),
         replan_every=control.replan_every,
         warm_start=control.warm_start,
         episode_steps=episode_steps if control.shrink else None,

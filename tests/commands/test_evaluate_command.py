@@ -1,0 +1,104 @@
+"""`jepaplan evaluate`: rows for machines, a table for people, one page that needs nothing else."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from jepaplan.cli import main
+from jepaplan.commands import console
+from jepaplan.evaluation.results import read_rows
+
+
+def test_everything_is_inside_the_run(evaluated):
+    beside = sorted(path.name for path in evaluated.parent.iterdir())
+    assert beside == [evaluated.name]
+    inside = {path.name for path in evaluated.iterdir() if not path.name.startswith(".")}
+    known = {"card.json", "config.json", "data.h5", "metrics.jsonl", "state", "weights.safetensors"}
+    assert inside == known | {"results.json", "outcomes", "report.html"}
+    rows = read_rows(evaluated / "results.json")
+    assert [row.method for row in rows] == ["value-guided", "prediction only"]
+    assert all(row.success.trials == 4 and row.command.startswith("jepaplan evaluate") for row in rows)
+
+
+def test_the_report_needs_nothing_from_outside(evaluated):
+    page = (evaluated / "report.html").read_text()
+    assert "value-guided" in page
+    # Names of XML languages look like addresses; nothing fetches them.
+    assert not [found for found in re.findall(r"""https?://[^\s"'<>)]*""", page) if "www.w3.org" not in found]
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", page)
+    assert "@import" not in page
+
+
+def test_json_is_all_there_is_on_standard_output(tiny_run, tmp_path, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    options = ["--episodes", "4", "--no-references", "--no-report", "--json", "--seed", "1"]
+    assert main(["evaluate", str(run), *options]) == 0
+    printed = tmp_path / "rows.json"
+    printed.write_text(capsys.readouterr().out)
+    assert read_rows(printed) == read_rows(run / "results.json")
+    assert not (run / "report.html").exists()
+
+
+def test_references_and_other_searches(tiny_run, tmp_path, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    small = ["--episodes", "2", "--no-report", "--json"]
+    assert main(["evaluate", str(run), *small]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 6
+    assert {row["method"] for row in rows} >= {"random actions", "true dynamics, geodesic"}
+    search = [
+        "--no-references",
+        "--planner",
+        "cem",
+        "--samples",
+        "20",
+        "--horizon",
+        "3",
+        "--cost",
+        "terminal",
+    ]
+    assert main(["evaluate", str(run), *small, *search]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0]["evaluations_per_step"] != 16 * 4 + 4  # the recipe's search
+
+
+def test_wrong_input_is_refused_in_words(tiny_run, tmp_path, capsys):
+    def refused(*arguments):
+        code = main(["evaluate", *map(str, arguments)])
+        said = capsys.readouterr()
+        assert said.out == ""
+        return code, " ".join(said.err.split())
+
+    code, said = refused(tmp_path)
+    assert (code, "Is" in said and "the folder of a run?" in said) == (2, True)
+    code, said = refused(tiny_run, "--instances", "WallBig-dmo")
+    assert (code, "there are no instances named 'WallBig-dmo'" in said) == (2, True)
+    code, said = refused(tiny_run, "--episodes", "0")
+    assert (code, "ask for 1 to 60" in said or "ask for 1 to" in said) == (2, True)
+    code, said = refused(tiny_run, "--horizn", "3")
+    assert (code, "--horizon" in said) == (2, True)
+    code, said = refused(tiny_run, "--samples", "0")
+    assert code == 2
+    damaged = shutil.copytree(tiny_run, tmp_path / "run")
+    weights = damaged / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
+    code, said = refused(damaged)
+    assert (code, "weights.safetensors is refused" in said) == (2, True)
+
+
+def test_tables_keep_names_and_numbers_whole_in_a_narrow_window(capsys):
+    columns = ["method", "success, 95 % interval", "planning per step", "model calls per step"]
+    rows = [["true dynamics, pixel distance", "0.00 [0.00, 0.49] (0/4)", "1.97 ms", "18,432"]]
+    Console(width=80).print(console.table("a [b]", columns, rows))
+    shown = capsys.readouterr().out
+    assert "a [b]" in shown
+    assert all(cell in shown for cell in rows[0])
+
+
+def test_paths_are_not_cut_into_lines(capsys):
+    path = Path("/folder", *["deep"] * 40, "report.html")
+    console.RESULTS.print(f"report: {path}", markup=False)
+    assert capsys.readouterr().out == f"report: {path}\n"

@@ -1,0 +1,85 @@
+"""`jepaplan plan`: two pictures in, ranked candidates out."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from jepaplan.cli import main
+from jepaplan.data.frames import frame_to_picture
+from jepaplan.envs.wall import WALL_BIG, WallWorld
+from jepaplan.evaluation.tasks import load_instances
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder, world = tmp_path_factory.mktemp("pictures"), WallWorld(WALL_BIG)
+    instance = load_instances("WallBig-demo").subset(1)
+    for name, positions in (("start", instance.starts), ("goal", instance.goals)):
+        frame_to_picture(world.render(positions, instance.layouts)[0]).save(folder / f"{name}.png")
+    return folder
+
+
+def arguments(run, folder, *more):
+    return ["plan", str(run), "--start", str(folder / "start.png"), "--goal", str(folder / "goal.png"), *more]
+
+
+def test_candidates_are_ranked_and_the_same_for_the_same_seed(tiny_run, pictures, capsys):
+    found = []
+    for seed in ("0", "0", "1"):
+        assert main(arguments(tiny_run, pictures, "--json", "--candidates", "5", "--seed", seed)) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    costs = [candidate["cost"] for candidate in found[0]["candidates"]]
+    assert len(costs) == 5
+    assert costs == sorted(costs)
+    assert found[0]["candidates"][0]["tied"]
+    assert found[0]["action"] == found[1]["action"] != found[2]["action"]
+    assert found[0]["distance"] >= 0
+    assert len(found[0]["action"]) == 2
+
+
+def test_more_candidates_than_sampled_are_all_there_are(tiny_run, pictures, capsys):
+    assert main(arguments(tiny_run, pictures, "--json", "--candidates", "100")) == 0
+    assert len(json.loads(capsys.readouterr().out)["candidates"]) == 16
+
+
+def test_people_see_a_table_and_the_action(tiny_run, pictures, capsys):
+    before = set(tiny_run.rglob("*"))
+    assert main(arguments(tiny_run, pictures)) == 0
+    shown = capsys.readouterr().out
+    assert "candidates of 16, cheapest first" in shown
+    assert "1 (tied)" in shown
+    assert "action to execute now, in the environment's units:" in shown
+    assert set(tiny_run.rglob("*")) == before
+
+
+def test_wrong_pictures_are_refused_in_words(tiny_run, pictures, tmp_path, capsys):
+    def refused(picture):
+        code = main(["plan", str(tiny_run), "--start", str(picture), "--goal", str(pictures / "goal.png")])
+        said = capsys.readouterr()
+        assert said.out == ""
+        return code, said.err
+
+    small = tmp_path / "small.png"
+    Image.new("RGB", (32, 32)).save(small)
+    code, said = refused(small)
+    assert (code, "has 32 x 32 pixels; expected 64 x 64" in said) == (2, True)
+    grey = tmp_path / "grey.png"
+    Image.new("L", (64, 64)).save(grey)
+    code, said = refused(grey)
+    assert (code, "is a picture of kind L; expected RGB" in said) == (2, True)
+    blue = tmp_path / "blue.png"
+    Image.new("RGB", (64, 64), (0, 0, 9)).save(blue)
+    code, said = refused(blue)
+    assert (code, "the blue channel is not empty" in said) == (2, True)
+    words = tmp_path / "words.png"
+    words.write_text("not a picture")
+    code, said = refused(words)
+    assert (code, "cannot be read as a PNG" in said) == (2, True)
+    code, said = refused(tmp_path / "none.png")
+    assert (code, "there is no such file" in said) == (2, True)
+
+
+def test_a_count_of_candidates_is_positive(tiny_run, pictures, capsys):
+    assert main(arguments(tiny_run, pictures, "--candidates", "0")) == 2
+    assert "--candidates" in capsys.readouterr().err

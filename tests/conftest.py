@@ -1,0 +1,28 @@
+"""What the rooms of the tests share: one tiny recording, one tiny finished run, and how to make more."""
+
+import random
+
+import pytest
+import torch
+
+from jepaplan.data.collect import collect_wall
+from jepaplan.envs.wall import WALL_BIG
+from jepaplan.recipes.run import TrainOptions, train
+from tiny_runs import tiny_experiment
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """24 big-step walks of 20 states."""
+    path = tmp_path_factory.mktemp("recording") / "walks.h5"
+    collect_wall(path, WALL_BIG, trajectories=24, states=20, seed=3)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A finished run with its own recording; tests that change it work on a copy."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    torch.manual_seed(random.randrange(2**31))  # nothing may depend on the global generator
+    train(tiny_experiment(), path, TrainOptions())
+    return path

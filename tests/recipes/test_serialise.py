@@ -1,0 +1,64 @@
+"""Every recipe survives JSON; a file that says something unknown is refused in words."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from jepaplan.planners.cem import CEM
+from jepaplan.planners.proposals import BoxBound
+from jepaplan.recipes.serialise import experiment_from_json, experiment_to_json
+from jepaplan.recipes.wall import RECIPES, find_recipe
+from jepaplan.types import InputError
+
+KIND = "kind of record"
+
+
+def through_json(experiment):
+    return experiment_from_json(json.loads(json.dumps(experiment_to_json(experiment))))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_survives_json(name):
+    assert through_json(find_recipe(name)) == find_recipe(name)
+
+
+def test_other_planners_and_bounds_survive_too():
+    search = CEM(samples=8, elites=3, horizon=3, bounds=BoxBound(low=-1.0, high=1.0))
+    experiment = replace(find_recipe("wall_big_demo"), planner=search)
+    assert through_json(experiment) == experiment
+
+
+def written():
+    return json.loads(json.dumps(experiment_to_json(find_recipe("wall_big_demo"))))
+
+
+def test_unknown_kinds_are_refused_not_run():
+    asked = written()
+    asked["encoder"][KIND] = "os.system"
+    with pytest.raises(InputError, match=r"names a record 'os.system'; known are Experiment"):
+        experiment_from_json(asked)
+
+
+def test_unknown_fields_are_named():
+    asked = written()
+    asked["stages"][1]["momentum"] = 0.9
+    with pytest.raises(InputError, match=r"run.json: PredictorStage has no field momentum"):
+        experiment_from_json(asked, "run.json")
+
+
+def test_missing_fields_and_wrong_types_are_refused_in_words():
+    asked = written()
+    del asked["stages"][1]["fit"]
+    with pytest.raises(InputError, match=r"PredictorStage cannot be made of .*'fit'"):
+        experiment_from_json(asked)
+    asked = written()
+    asked["stages"][1]["fit"]["updates"] = "many"
+    with pytest.raises(InputError, match="FitConfig"):
+        experiment_from_json(asked)
+
+
+@pytest.mark.parametrize("value", [None, [], {KIND: "CostConfig"}, 3])
+def test_what_is_no_experiment_is_refused(value):
+    with pytest.raises(InputError, match=r"does not describe an experiment|names a record"):
+        experiment_from_json(value)

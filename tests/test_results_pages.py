@@ -1,0 +1,35 @@
+"""The README shows what the pages under docs/results say, and each page says what its JSON twin says."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from jepaplan.evaluation.results import markdown_table, read_rows
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
+
+
+def into_readme():
+    spec = importlib.util.spec_from_file_location("into_readme", ROOT / "docs" / "results" / "into_readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["into_readme"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_has_a_twin_with_the_same_rows(page: Path):
+    rows = read_rows(page.with_suffix(".json"))
+    assert markdown_table(rows).strip() in page.read_text(encoding="utf-8")
+
+
+def test_the_readme_shows_the_pages_unchanged():
+    module = into_readme()
+    pages = [module.body(ROOT / "docs" / "results" / name) for name in module.PAGES]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert module.filled(readme, pages) == readme

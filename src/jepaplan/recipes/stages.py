@@ -1,8 +1,6 @@
 """From the records of an experiment's stages to what the training loop runs."""
 
-from collections.abc import Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -17,9 +15,6 @@ from jepaplan.objectives.imagined_graph import (
     ImaginedGroups,
     ImaginedScenes,
     ImaginedValueObjective,
-    imagine_states,
-    shortest_paths,
-    step_costs,
 )
 from jepaplan.objectives.scene import CompanionSegments, SceneObjective
 from jepaplan.objectives.total import (
@@ -39,6 +34,7 @@ from jepaplan.recipes.experiment import (
     StageConfig,
     ValueStage,
 )
+from jepaplan.recipes.scenes import imagine_scenes
 from jepaplan.recipes.system import System
 from jepaplan.training.distributed import gather, map_tensors
 from jepaplan.training.health import Health, assess
@@ -289,23 +285,17 @@ class Workshop:
         latents, count = self.latents(), min(config.scenes, self.trained_episodes)
         order = torch.randperm(self.trained_episodes, generator=self.seeds.torch(config.name, "scenes"))
 
-        def imagine(episode: int) -> tuple[Tensor, Tensor]:
-            generator = self.seeds.torch(config.name, "scene", episode)
+        def recorded(episode: int) -> Tensor:
             start = int(self.episodes.starts[episode])
-            recorded = self._place(latents[start : start + int(self.episodes.lengths[episode]) + 1])
-            models = (self.system.world_model, self.system.inverse_dynamics)
-            imagined = imagine_states(*models, recorded, config.imagination, generator)
-            return imagined, shortest_paths(step_costs(*models, imagined, config.imagination, generator))
+            return self._place(latents[start : start + int(self.episodes.lengths[episode]) + 1])
 
-        found: list[tuple[Tensor, Tensor]] = []
-        with scenes_in_parallel() as pool:
-            for scene in pool.map(imagine, order[:count].tolist()):
-                found.append(scene)
-                self.report("imagining scenes", len(found), count)
-        fewest = min(len(states) for states, _ in found)
-        return ImaginedScenes(
-            states=torch.stack([states[:fewest] for states, _ in found]),
-            steps=torch.stack([steps[:fewest, :fewest] for _, steps in found]),
+        drawn = [
+            (recorded(episode), self.seeds.torch(config.name, "scene", episode))
+            for episode in order[:count].tolist()
+        ]
+        models = (self.system.world_model, self.system.inverse_dynamics)
+        return imagine_scenes(
+            models, drawn, config.imagination, lambda done: self.report("imagining scenes", done, count)
         )
 
     # ---- what stages share ---------------------------------------------------------------------------------
@@ -339,18 +329,6 @@ class Workshop:
         taken = model.action_units.normalise(self._place(actions))
         predicted = model.unroll(observed[:, 0], taken).float()
         return assess(observed.flatten(0, 1), predicted, observed)
-
-
-@contextmanager
-def scenes_in_parallel() -> Generator[ThreadPoolExecutor, None, None]:
-    """A pool with a worker per thread, each operation on one: those of a scene are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _only(objective: nn.Module, trained: Iterable[nn.Module]) -> nn.Module:

@@ -32,7 +32,7 @@ from jepaplan.training import provenance
 from jepaplan.types import SeedTree
 
 _PROBE_FRAMES = 6000  # drawn afresh; a sixth of them judges the probe
-_GREEDY_DOORS = 60
+_GREEDY_DOORS = 20  # each costs three thousand encoded frames, so only our method's are tried
 _BLAMED = 8  # failed episodes taken apart
 
 Report = Callable[[str, int, int, str], None]  # what, done, of how many, and a note
@@ -163,7 +163,9 @@ class Storyteller:
                     positions=self._probe_errors if number == 0 else (),
                     rollouts=rollouts if number == 0 else (),
                     correlations=rank_correlations(self.world, rendered, self.seeds.torch("ranks")),
-                    through_door=greedy_descent(self.world, doors, rendered).through_door,
+                    through_door=greedy_descent(self.world, doors, rendered).through_door
+                    if number == 0
+                    else None,
                 )
             )
         return tuple(found)

@@ -3,13 +3,17 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from jepaplan.cli import main
 from jepaplan.commands import console
+from jepaplan.commands.evaluate import Options, changed
 from jepaplan.evaluation.results import read_rows
+from jepaplan.planners.cem import CEM
+from jepaplan.recipes.run import load_run
 
 
 def test_everything_is_inside_the_run(evaluated):
@@ -42,27 +46,24 @@ def test_json_is_all_there_is_on_standard_output(tiny_run, tmp_path, capsys):
     assert not (run / "report.html").exists()
 
 
-def test_references_and_other_searches(tiny_run, tmp_path, capsys):
+def test_references_are_rows_too(tiny_run, tmp_path, capsys):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     small = ["--episodes", "2", "--no-report", "--json"]
     assert main(["evaluate", str(run), *small]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 6
     assert {row["method"] for row in rows} >= {"random actions", "true dynamics, geodesic"}
-    search = [
-        "--no-references",
-        "--planner",
-        "cem",
-        "--samples",
-        "20",
-        "--horizon",
-        "3",
-        "--cost",
-        "terminal",
-    ]
-    assert main(["evaluate", str(run), *small, *search]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert rows[0]["evaluations_per_step"] != 16 * 4 + 4  # the recipe's search
+
+
+def test_options_change_the_search_and_nothing_else(tiny_run):
+    run = load_run(tiny_run)
+    planner = run.experiment.planner
+    asked = Options(run=tiny_run, planner="cem", samples=20, horizon=3, cost="terminal")
+    found = changed(run, asked).experiment
+    assert found.planner == CEM(samples=20, horizon=3, elites=10, std=planner.std, bounds=planner.bounds)
+    assert found.cost.over == "terminal"
+    assert changed(run, Options(run=tiny_run)).experiment == run.experiment
+    assert changed(run, Options(run=tiny_run, samples=8)).experiment.planner == replace(planner, samples=8)
 
 
 def test_wrong_input_is_refused_in_words(tiny_run, tmp_path, capsys):

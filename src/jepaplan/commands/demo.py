@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
             ),
         )
         save_study(made, options.run, made.instances.name)
-        evaluate.tell(made, board)
+        evaluate.tell(made, board, blamed=2)
     start, goal = write_examples(made, options.run)
     evaluate.print_study(made)
     RESULTS.print(

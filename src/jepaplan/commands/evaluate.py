@@ -116,12 +116,12 @@ def changed(run: LoadedRun, options: Options) -> LoadedRun:
     return with_planner(run, planner=planner, cost=cost)
 
 
-def tell(made: Study, board: ProgressBoard) -> None:
-    """Write the report of a study into its run."""
+def tell(made: Study, board: ProgressBoard, blamed: int = 6) -> None:
+    """Write the report of a study into its run; `blamed` failed episodes are taken apart."""
     recording = find_recording(made.run)
     try:
         episodes = open_episodes(recording) if recording is not None else None
-        storyteller = Storyteller(made, episodes, board.report)
+        storyteller = Storyteller(made, episodes, board.report, blamed)
         write_report(made.run.path / "report.html", storyteller.tell())
     except InputError as error:
         NOTES.print(f"[yellow]no report:[/yellow] {escape(str(error))}", highlight=False)

@@ -33,7 +33,6 @@ from jepaplan.types import SeedTree
 
 _PROBE_FRAMES = 6000  # drawn afresh; a sixth of them judges the probe
 _GREEDY_DOORS = 20  # each costs three thousand encoded frames, so only our method's are tried
-_BLAMED = 8  # failed episodes taken apart
 
 Report = Callable[[str, int, int, str], None]  # what, done, of how many, and a note
 
@@ -51,8 +50,10 @@ def planner_in_words(planner: MPPI | CEM) -> str:
 class Storyteller:
     """Makes the parts of a report from a study; each part is a method, so a report can leave some out."""
 
-    def __init__(self, study: Study, episodes: Episodes | None, report: Report) -> None:
+    def __init__(self, study: Study, episodes: Episodes | None, report: Report, blamed: int = 6) -> None:
         self.study, self.episodes, self.report = study, episodes, report
+        # Each costs a hundred thousand encoded frames: the learned cost is asked about truly imagined pictures.
+        self.blamed = blamed
         self.run, self.world = study.run, study.world
         self.model = study.run.system.world_model
         self.seeds = SeedTree(study.run.experiment.seed)
@@ -217,7 +218,7 @@ class Storyteller:
         )
         options = EpisodeOptions(episode_steps=self.world.config.episode_steps)
         generator = self.seeds.torch("blame")
-        return name, blame_failures(self.world, outcomes, parts, generator, options, limit=_BLAMED)
+        return name, blame_failures(self.world, outcomes, parts, generator, options, limit=self.blamed)
 
     def charts(self) -> tuple[Chart, ...]:
         """Learning curves: the loss of each stage, and its held-out loss where there is one."""

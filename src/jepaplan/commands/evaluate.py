@@ -117,7 +117,7 @@ def changed(run: LoadedRun, options: Options) -> LoadedRun:
 
 
 def tell(made: Study, board: ProgressBoard, blamed: int = 6) -> None:
-    """Write the report of a study into its run; `blamed` failed episodes are taken apart."""
+    """Write the report of a study into its run, with `blamed` failures taken apart."""
     recording = find_recording(made.run)
     try:
         episodes = open_episodes(recording) if recording is not None else None

@@ -52,7 +52,7 @@ class Storyteller:
 
     def __init__(self, study: Study, episodes: Episodes | None, report: Report, blamed: int = 6) -> None:
         self.study, self.episodes, self.report = study, episodes, report
-        # Each costs a hundred thousand encoded frames: the learned cost is asked about truly imagined pictures.
+        # Each costs a hundred thousand encoded frames: the learned cost judges truly imagined pictures.
         self.blamed = blamed
         self.run, self.world = study.run, study.world
         self.model = study.run.system.world_model

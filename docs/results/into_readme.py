@@ -1,4 +1,4 @@
-"""Put the tables of docs/results/*.md between the markers of README.md: `python docs/results/into_readme.py`."""
+"""Put the pages beside this file between the markers of README.md: `python docs/results/into_readme.py`."""
 
 from pathlib import Path
 

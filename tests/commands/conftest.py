@@ -6,6 +6,7 @@ from functools import partial, partialmethod
 import pytest
 
 from jepaplan.cli import main
+from jepaplan.commands import evaluate
 from jepaplan.evaluation.position_probe import ProbeConfig
 from jepaplan.recipes import story
 
@@ -21,7 +22,7 @@ def evaluated(tiny_run, tmp_path_factory):
         patch.setattr(story, "_PROBE_FRAMES", 240)
         patch.setattr(story, "ProbeConfig", partial(ProbeConfig, updates=20, batch=64))
         patch.setattr(story.Storyteller, "maps", partialmethod(story.Storyteller.maps, 1))
-        patch.setattr(story, "_BLAMED", 1)
+        patch.setattr(evaluate, "tell", partial(evaluate.tell, blamed=1))
         patch.setattr(story, "_GREEDY_DOORS", 2)
         assert main(["evaluate", str(run), "--episodes", "4", "--no-references", "--threads", "1"]) == 0
     return run

@@ -6,14 +6,16 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from jepaplan.cli import main
 from jepaplan.commands import console
 from jepaplan.commands.evaluate import Options, changed
-from jepaplan.evaluation.results import read_rows
+from jepaplan.evaluation.results import markdown_table, read_rows
 from jepaplan.planners.cem import CEM
 from jepaplan.recipes.run import load_run
+from jepaplan.recipes.system import in_bfloat16
 
 
 def test_everything_is_inside_the_run(evaluated):
@@ -44,6 +46,27 @@ def test_json_is_all_there_is_on_standard_output(tiny_run, tmp_path, capsys):
     printed.write_text(capsys.readouterr().out)
     assert read_rows(printed) == read_rows(run / "results.json")
     assert not (run / "report.html").exists()
+
+
+def test_a_page_shows_the_rows_of_its_twin(tiny_run, tmp_path, capsys):
+    run, page = shutil.copytree(tiny_run, tmp_path / "run"), tmp_path / "results" / "page.md"
+    small = ["--episodes", "2", "--no-references", "--no-report", "--precision", "bf16"]
+    assert main(["evaluate", str(run), *small, "--page", str(page)]) == 0
+    rows = read_rows(page.with_suffix(".json"))
+    assert rows == read_rows(run / "results.json")
+    text = page.read_text()
+    assert markdown_table(rows).strip() in text
+    assert f"`{rows[0].command}`" in text
+
+
+def test_bfloat16_imagines_nearly_the_same(tiny_run):
+    model = load_run(tiny_run).system.world_model
+    twin = in_bfloat16(model)
+    latent, action = torch.randn(8, 48), torch.randn(8, 2)
+    with torch.no_grad():
+        exact, rough = model.step(latent, action), twin.step(latent.bfloat16(), action)
+    assert rough.dtype == torch.bfloat16
+    assert 0 < float((exact - rough.float()).abs().max()) < 0.05
 
 
 def test_references_are_rows_too(tiny_run, tmp_path, capsys):

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from jepaplan.cli import main
+from jepaplan.commands.plan import ties_in_words
 from jepaplan.data.frames import frame_to_picture
 from jepaplan.envs.wall import WALL_BIG, WallWorld
 from jepaplan.evaluation.tasks import load_instances
@@ -43,12 +44,17 @@ def test_more_candidates_than_sampled_are_all_there_are(tiny_run, pictures, caps
     assert len(json.loads(capsys.readouterr().out)["candidates"]) == 16
 
 
+def test_ties_are_named_only_where_there_are_some():
+    assert ties_in_words(1) == "no other candidate is as good as the best"
+    assert ties_in_words(3) == "the best 3 candidates are tied"
+
+
 def test_people_see_a_table_and_the_action(tiny_run, pictures, capsys):
     before = set(tiny_run.rglob("*"))
     assert main(arguments(tiny_run, pictures)) == 0
     shown = capsys.readouterr().out
     assert "candidates of 16, cheapest first" in shown
-    assert "1 (tied)" in shown
+    assert ("1 (tied)" in shown) == ("candidates are tied" in shown)
     assert "action to execute now, in the environment's units:" in shown
     assert set(tiny_run.rglob("*")) == before
 

@@ -57,14 +57,21 @@ def main(arguments: list[str]) -> int:
     columns = ["candidate", "cost", "distance at its end", "first action"]
     RESULTS.print(table(f"candidates of {found['considered']}, cheapest first", columns, rows))
     RESULTS.print(
-        f"distance from start to goal: {found['distance']:.2f}; {found['tied']} candidates are tied with the "
-        f"best (within {found['tie_tolerance']:.3g}); {found['evaluations']:,} model calls in "
+        f"distance from start to goal: {found['distance']:.2f}; {ties_in_words(found['tied'])} "
+        f"(within {found['tie_tolerance']:.3g}); {found['evaluations']:,} model calls in "
         f"{found['seconds'] * 1e3:.0f} ms",
         highlight=False,
     )
     action = ", ".join(f"{number:+.2f}" for number in found["action"])
     RESULTS.print(f"action to execute now, in the environment's units: {action}", highlight=False)
     return 0
+
+
+def ties_in_words(tied: int) -> str:
+    """How many candidates, the best among them, cannot be told apart."""
+    return (
+        "no other candidate is as good as the best" if tied == 1 else f"the best {tied} candidates are tied"
+    )
 
 
 @torch.no_grad()

@@ -11,6 +11,18 @@ from jepaplan.recipes.run import TrainOptions, train
 from tiny_runs import tiny_experiment
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_from_the_start():
+    """Equal numbers need equal thread counts, and session fixtures are made before any test's own fixtures."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_again():
+    """Commands under test set the number of threads for the process; the next test shall not notice."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """24 big-step walks of 20 states."""

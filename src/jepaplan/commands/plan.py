@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         return 0
     rows = [
         [
-            f"{rank}{' (tied)' if candidate['tied'] else ''}",
+            f"{rank}{' (tied)' if candidate['tied'] and found['tied'] > 1 else ''}",
             f"{candidate['cost']:.3f}",
             f"{candidate['distance_at_end']:.2f}",
             ", ".join(f"{number:+.2f}" for number in candidate["first_action"]),
@@ -61,6 +61,7 @@ def main(arguments: list[str]) -> int:
         f"(within {found['tie_tolerance']:.3g}); {found['evaluations']:,} model calls in "
         f"{found['seconds'] * 1e3:.0f} ms",
         highlight=False,
+        soft_wrap=True,
     )
     action = ", ".join(f"{number:+.2f}" for number in found["action"])
     RESULTS.print(f"action to execute now, in the environment's units: {action}", highlight=False)

@@ -53,7 +53,9 @@ def _one_thread_each() -> Generator[ThreadPoolExecutor, None, None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        # The number of threads belongs to the thread that sets it: without the initializer each worker would
+        # share its operations after all, and sums would depend on how busy the machine is.
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:
         torch.set_num_threads(threads)

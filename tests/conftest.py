@@ -13,7 +13,7 @@ from tiny_runs import tiny_experiment
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_from_the_start():
-    """Equal numbers need equal thread counts, and session fixtures are made before any test's own fixtures."""
+    """Equal numbers need equal thread counts; session fixtures are made before any test's own ones."""
     torch.set_num_threads(1)
 
 

@@ -185,6 +185,7 @@ def main() -> None:
     for case in CASES:
         lines += rows(case, theirs, options.rounds)
     if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text("\n".join(lines) + "\n")
 
 

@@ -148,6 +148,7 @@ def main() -> None:
     page = table(measure(given.rounds), command)
     print(page)
     if given.out is not None:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(page)
 
 

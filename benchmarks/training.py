@@ -165,6 +165,7 @@ def main() -> None:
     for encoder in ENCODERS:
         lines += rows(encoder, options.batch, options.rounds)
     if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text("\n".join(lines) + "\n")
 
 

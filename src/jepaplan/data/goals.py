@@ -3,10 +3,12 @@
 Hindsight relabelling (Andrychowicz et al., arXiv:1707.01495) with the mixture of HIQL (Park et al.,
 arXiv:2307.11949).
 
-    name         goal of the state at step t of a window last         the last frame of the window
-    (arXiv:2601.00844) batch        any frame of any window of the batch, all equally likely
-    (arXiv:2601.00844) uniform      a later frame of the same episode, all equally likely geometric    the
-    frame k steps later in the same episode, k geometric with mean `geometric_mean`, cut at its end
+    name         goal of the state at step t of a window
+    last         the last frame of the window (arXiv:2601.00844)
+    batch        any frame of any window of the batch, all equally likely (arXiv:2601.00844)
+    uniform      a later frame of the same episode, all equally likely
+    geometric    the frame k steps later in the same episode, k geometric with mean
+                 `geometric_mean`, cut at the episode's end
 """
 
 import math

@@ -2,13 +2,13 @@
 
 The same planner pursues a failed instance again with
 
-    swap                                          if that ...     then true dynamics, geodesic cost
-    fails too       the search is to blame: knowing all did not help true dynamics, learned cost on true
-    images    succeeds        the model: with the truth imagined, the cost was enough learned dynamics,
-    geodesic cost on decoded    succeeds        the value: with the truth as cost, the model was enough
-      positions
-    (neither of the two succeeds)                                 model and value: each alone would have
-    failed
+    swap                                       if that ...   then to blame is
+    true dynamics, geodesic cost               fails too     the search: knowing all did not help
+    true dynamics, learned cost on true images succeeds      the model: the learned cost was enough
+    learned dynamics, geodesic cost on         succeeds      the value: the learned dynamics were
+      decoded positions                                      enough
+    either of the last two                     both succeed  either: one truth is enough
+    either of the last two                     both fail     model and value
 
 Every swap draws fresh noise, so a verdict on one episode is evidence, not proof; counts over many say more.
 """

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from jepaplan.types import Plan, Search
+from jepaplan.types import Expansion, Observation, Patch, Plan, Search
 
 
 @runtime_checkable
@@ -81,6 +81,92 @@ class SequenceCost(Protocol):
 
 
 @runtime_checkable
+class StepwiseCost(Protocol):
+    """What tree search and collocation see: the same cost as a `SequenceCost`, one imagined step at a time."""
+
+    @property
+    def latent(self) -> Float[Tensor, "B *latent"]:
+        """Where every path starts."""
+        ...
+
+    def expand(
+        self,
+        latents: Float[Tensor, "B N *latent"],
+        actions: Float[Tensor, "B N A"],
+        depth: Int[Tensor, "B N"] | int,
+        horizon: int,
+    ) -> Expansion:
+        """Take action number `depth` (1 is the first) of a path of at most `horizon` from every node, in one call."""
+        ...
+
+
+@runtime_checkable
+class World(Protocol):
+    """Thousands of worlds at once, for recording and evaluation; no model or planner ever sees one.
+
+    The true state of each is a row of W numbers that holds everything, the layout too: it is what instance
+    files store, recordings keep for probes, and pictures are drawn from. A goal is a state as well.
+    """
+
+    name: str  # as instance files and recipes write it
+    episode_steps: int  # control steps given to reach a goal
+    image: tuple[int, int, int]  # channels, height, width of a picture
+    action_dim: int
+    state_width: int
+
+    def step(
+        self,
+        state: Float[Tensor, "B W"],
+        actions: Float[Tensor, "B A"],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B W"]:
+        """The states one control step later, under actions in environment units, of any size."""
+        ...
+
+    def observe(self, state: Float[Tensor, "B W"]) -> Observation:
+        """Pictures uint8 `B C height width`, and proprioception where the world has a body."""
+        ...
+
+    def reached(self, state: Float[Tensor, "B W"], goal: Float[Tensor, "B W"]) -> Bool[Tensor, " B"]:
+        """The success rule; its docstring is quoted in reports."""
+        ...
+
+    def cost_to_go(self, state: Float[Tensor, "B W"], goal: Float[Tensor, "B W"]) -> Float[Tensor, " B"]:
+        """The exact optimum that is left, in the world's own unit (pixels or steps); infinite if unreachable."""
+        ...
+
+    def is_possible(self, state: Float[Tensor, "B W"]) -> Bool[Tensor, " B"]:
+        """False for states in a wall, outside, or not finite."""
+        ...
+
+    def sample_tasks(
+        self, count: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "B W"], Float[Tensor, "B W"]]:
+        """Starts and goals of fresh instances, each pair in one layout and solvable."""
+        ...
+
+    def sample_states(self, like: Float[Tensor, "B W"], generator: torch.Generator) -> Float[Tensor, "B W"]:
+        """For each row another possible state in the same layout, spread over the free space."""
+        ...
+
+    def apart(self, state: Float[Tensor, "B W"], goal: Float[Tensor, "B W"]) -> Bool[Tensor, " B"]:
+        """Whether something lies between them that the straight line does not solve: the hard pairs of probes."""
+        ...
+
+    def typical_actions(self) -> Float[Tensor, "K A"]:
+        """A few actions of recorded sizes in all directions, for greedy descent."""
+        ...
+
+    def positions(self, state: Float[Tensor, "*batch W"]) -> Float[Tensor, "*batch 2"]:
+        """Where the moving thing is, in picture pixels (x = column, y = row)."""
+        ...
+
+    def scenery(self, state: Float[Tensor, " W"]) -> tuple[Patch, ...]:
+        """The rectangles of one state's layout, for pictures."""
+        ...
+
+
+@runtime_checkable
 class Bounds(Protocol):
     """Where actions may be; the only place that keeps them there."""
 
@@ -127,12 +213,14 @@ class CostTerms(Protocol):
 class Controller(Protocol):
     """Observe, plan, act, shift: the same face for flat and hierarchical control."""
 
-    def reset(self, goal: Shaped[Tensor, "B *observation"], generator: torch.Generator) -> None:
+    def reset(self, goal: Observation | Shaped[Tensor, "B *observation"], generator: torch.Generator) -> None:
         """Forget everything and pursue new goals, one per problem."""
         ...
 
     def act(
-        self, observation: Shaped[Tensor, "B *observation"], active: Bool[Tensor, " B"] | None = None
+        self,
+        observation: Observation | Shaped[Tensor, "B *observation"],
+        active: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B A_env"]:
         """Actions in environment units; problems that are not `active` are not planned and get zeros."""
         ...

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -51,6 +51,31 @@ class SeedTree:
 
 
 @dataclass(frozen=True)
+class Observation:
+    """What is seen of B problems: pictures (or true states, for references) and, where there is one, the body.
+
+    `Observation.of(pictures)` wraps a bare tensor, so whoever has no proprioception need not know of it.
+    """
+
+    frames: Shaped[Tensor, "B *observation"]
+    proprioception: Float[Tensor, "B P"] | None = None
+
+    @classmethod
+    def of(cls, seen: "Observation | Tensor") -> "Observation":
+        """An observation as it is, a bare tensor as pictures without proprioception."""
+        return seen if isinstance(seen, Observation) else cls(seen)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One rectangle of a world's scenery, for pictures: from corner `low` to corner `high`, in pixels (x, y)."""
+
+    kind: str  # "wall", "pit", "one-way door", "key" ...: what a picture paints differently
+    low: tuple[float, float]
+    high: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A distribution over action sequences in normalised units: what a search starts from and returns."""
 
@@ -64,6 +89,18 @@ class Rollout:
 
     actions: Float[Tensor, "B S H A"]
     latents: Float[Tensor, "B S H+1 *latent"]
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """One imagined step from each of N nodes: where it leads, what it cost, what the leaf still expects to pay.
+
+    A path's cost is the sum of its `step_cost` plus the `to_go` of its last latent.
+    """
+
+    latents: Float[Tensor, "B N *latent"]
+    step_cost: Float[Tensor, "B N"]
+    to_go: Float[Tensor, "B N"]
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class SequenceCost(Protocol):
 
 @runtime_checkable
 class StepwiseCost(Protocol):
-    """What tree search and collocation see: the same cost as a `SequenceCost`, one imagined step at a time."""
+    """What tree search and collocation see: a cost one imagined step at a time."""
 
     @property
     def latent(self) -> Float[Tensor, "B *latent"]:
@@ -96,7 +96,7 @@ class StepwiseCost(Protocol):
         depth: Int[Tensor, "B N"] | int,
         horizon: int,
     ) -> Expansion:
-        """Take action number `depth` (1 is the first) of a path of at most `horizon` from every node, in one call."""
+        """Take action number `depth` (from 1) of paths of at most `horizon` steps from every node, in one call."""
         ...
 
 
@@ -132,7 +132,7 @@ class World(Protocol):
         ...
 
     def cost_to_go(self, state: Float[Tensor, "B W"], goal: Float[Tensor, "B W"]) -> Float[Tensor, " B"]:
-        """The exact optimum that is left, in the world's own unit (pixels or steps); infinite if unreachable."""
+        """The exact optimum still to pay, in the world's unit (pixels or steps); infinite if unreachable."""
         ...
 
     def is_possible(self, state: Float[Tensor, "B W"]) -> Bool[Tensor, " B"]:
@@ -150,7 +150,7 @@ class World(Protocol):
         ...
 
     def apart(self, state: Float[Tensor, "B W"], goal: Float[Tensor, "B W"]) -> Bool[Tensor, " B"]:
-        """Whether something lies between them that the straight line does not solve: the hard pairs of probes."""
+        """Whether the straight line does not solve what lies between them: the hard pairs of probes."""
         ...
 
     def typical_actions(self) -> Float[Tensor, "K A"]:

@@ -52,7 +52,7 @@ class SeedTree:
 
 @dataclass(frozen=True)
 class Observation:
-    """What is seen of B problems: pictures (or true states, for references) and, where there is one, the body.
+    """What is seen of B problems: pictures (or true states, for references) and, if there is one, the body.
 
     `Observation.of(pictures)` wraps a bare tensor, so whoever has no proprioception need not know of it.
     """
@@ -68,7 +68,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Patch:
-    """One rectangle of a world's scenery, for pictures: from corner `low` to corner `high`, in pixels (x, y)."""
+    """One rectangle of a world's scenery, for pictures; corners in pixels (x, y)."""
 
     kind: str  # "wall", "pit", "one-way door", "key" ...: what a picture paints differently
     low: tuple[float, float]
@@ -93,7 +93,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Expansion:
-    """One imagined step from each of N nodes: where it leads, what it cost, what the leaf still expects to pay.
+    """One imagined step from each of N nodes: where it leads, what it cost, what is still expected.
 
     A path's cost is the sum of its `step_cost` plus the `to_go` of its last latent.
     """

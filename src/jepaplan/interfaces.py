@@ -96,7 +96,7 @@ class StepwiseCost(Protocol):
         depth: Int[Tensor, "B N"] | int,
         horizon: int,
     ) -> Expansion:
-        """Take action number `depth` (from 1) of paths of at most `horizon` steps from every node, in one call."""
+        """Take action number `depth` (from 1) of paths of `horizon` steps from every node, in one call."""
         ...
 
 

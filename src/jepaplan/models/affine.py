@@ -1,0 +1,48 @@
+"""`nn.Linear` that plans faster: on processors with AVX-512, oneDNN's product instead of the default one.
+
+Planning is matrix products, and torch takes them from MKL, which on processors of other makers than its own
+runs a slower path. oneDNN, built into the same torch, compiles its products for the instructions it finds:
+benchmarks/results has the ratio. torch reaches it for float32 through an operator without a public name, the
+one its own compiler emits; where that is missing, where gradients flow, on other devices and in other dtypes
+this is `nn.Linear`. The sums are taken in another order: results differ in the last digits.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Affine(nn.Linear):
+    """A drop-in `nn.Linear`: the same parameters, the same names in a checkpoint."""
+
+    def forward(self, input: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
+        """W x + b."""
+        return affine(input, self.weight, self.bias)
+
+
+def affine(
+    rows: Float[Tensor, "*batch I"], weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None
+) -> Float[Tensor, "*batch O"]:
+    """W x + b for every row; by oneDNN where that is known to be faster and nobody asks for gradients."""
+    # a weight that is a slice would fall back to a reference loop, a hundred times slower
+    usable = rows.device.type == "cpu" and rows.dtype == weight.dtype == torch.float32
+    if torch.is_grad_enabled() or not usable or not weight.is_contiguous() or not available():
+        return F.linear(rows, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+
+
+@functools.cache
+def available() -> bool:
+    """Whether this torch has the operator, answers rightly, and the processor is of the kind that gains."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+        return False
+    rows, weight, bias = torch.eye(3, 2), torch.arange(8.0).view(4, 2), torch.ones(4)
+    try:
+        # a private operator may change its arguments in any release: try it once, on numbers known by heart
+        answer = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        return False
+    return torch.equal(answer, F.linear(rows, weight, bias))

@@ -15,6 +15,7 @@ from jepaplan.objectives.imagined_graph import (
     UNREACHED,
     GroupSampler,
     ImaginationConfig,
+    ImaginedGroups,
     ImaginedScenes,
     ImaginedValueObjective,
     believed_step,
@@ -304,3 +305,45 @@ def test_what_the_inverse_dynamics_read_bounds_a_step_that_a_wall_cut_short():
 def test_nonsense_is_refused(wrong):
     with pytest.raises(InputError, match="imagination needs positive counts"):
         ImaginationConfig(**wrong)
+
+
+def test_pairs_without_a_known_way_are_pushed_apart_on_request():
+    steps = torch.tensor([3.0, UNREACHED, UNREACHED])
+    distances = torch.tensor([3.0, 40.0, 130.0], requires_grad=True)
+    relative_error(distances, steps, unreached=100.0).backward()
+    lacking = -2 * (100.0 - 40.0) / 101 / 3
+    torch.testing.assert_close(distances.grad, torch.tensor([0.0, lacking, 0.0]))
+
+
+def test_where_steps_cannot_be_undone_the_way_back_is_not_taught():
+    class Line(nn.Module):
+        """A distance of one number each way."""
+
+        def __init__(self):
+            super().__init__()
+            self.back = nn.Parameter(torch.tensor(5.0))
+
+        def project(self, latents):
+            return latents
+
+        def between(self, source, goal):
+            ahead = (goal - source)[..., 0]
+            return torch.where(ahead >= 0, ahead, -ahead * self.back)
+
+    states = torch.arange(4.0).view(1, 4, 1)
+    groups = ImaginedGroups(
+        states=states,
+        steps=torch.full((1, 4, 4), UNREACHED),
+        nearby=states + 0.5,
+        nearby_steps=torch.full((1, 4), 0.5),
+    )
+
+    def inverse_dynamics(latent, following):
+        return following - latent
+
+    for reversible in (True, False):
+        config = ImaginationConfig(reversible=reversible, largest_norm=1.0)
+        distance = Line()
+        loss, _ = ImaginedValueObjective(distance, inverse_dynamics, config)(groups)
+        learned = torch.autograd.grad(loss, distance.back, allow_unused=True, materialize_grads=True)[0]
+        assert (learned.abs() > 0) == reversible

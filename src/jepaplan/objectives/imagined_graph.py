@@ -63,14 +63,18 @@ class ImaginationConfig:
         0.35  # an end is beside a state if the action joining them is below this share of a step
     )
     scene_width: int = 0  # leading numbers of the latent that are the same in the whole scene
+    reversible: bool = True  # whether a step takes as long back as forth; not so with pits and one-way doors
+    unreached: float = (
+        0.0  # steps that pairs which no way joins are pushed apart; 0: nothing is learned of them
+    )
 
     def __post_init__(self) -> None:
         counts = (self.states, self.walkers, self.walk_steps, self.directions, self.reach)
         shares = (self.step_norm, self.largest_norm, self.belief, self.tolerance)
-        if min(counts) < 1 or min(shares) <= 0 or self.scene_width < 0:
+        if min(counts) < 1 or min(shares) <= 0 or self.scene_width < 0 or self.unreached < 0:
             raise InputError(
-                "imagination needs positive counts, norms, belief and tolerance, and scene_width >= 0; "
-                f"got {self}"
+                "imagination needs positive counts, norms, belief and tolerance, scene_width and unreached "
+                f"at least 0; got {self}"
             )
 
 
@@ -274,6 +278,7 @@ class ImaginedValueObjective(nn.Module):
                 relative_error(
                     distance.between(states, states.roll(-apart, dims=1)),
                     batch.steps.roll(-apart, dims=2).diagonal(dim1=1, dim2=2),
+                    unreached=self.config.unreached,
                     gather=self.gather,
                 )
                 for apart in range(1, self.pairs_per_state + 1)
@@ -283,18 +288,30 @@ class ImaginedValueObjective(nn.Module):
             joining = self._inverse_dynamics[0](batch.states, batch.nearby)
             # A wall shortens a step: what was really moved bounds what was asked.
             steps = torch.minimum(joining.norm(dim=-1) / self.config.largest_norm, batch.nearby_steps)
-        there = (distance.between(states, nearby) - steps).square().mean()
-        back = (distance.between(nearby, states) - steps).square().mean()
-        near = there + back
+        near = (distance.between(states, nearby) - steps).square().mean()
+        if self.config.reversible:
+            near = near + (distance.between(nearby, states) - steps).square().mean()
         return far + near, {"far": far.detach(), "near": near.detach()}
 
 
 def relative_error(
-    distances: Float[Tensor, "*pairs"], steps: Float[Tensor, "*pairs"], *, gather: Gather = alone
+    distances: Float[Tensor, "*pairs"],
+    steps: Float[Tensor, "*pairs"],
+    *,
+    unreached: float = 0.0,
+    gather: Gather = alone,
 ) -> Float[Tensor, ""]:
-    """Mean squared error over one plus the steps, of the pairs that a way joins."""
-    known = (steps < UNREACHED).to(distances.dtype)
+    """Mean squared error over one plus the steps, of the pairs that a way joins.
+
+    With `unreached` > 0 the others count as well, by what they lack to that many steps.
+    """
+    joined = steps < UNREACHED
     error = (distances - steps).square() / (steps + 1)
+    if unreached > 0:
+        # a hinge: nobody knows how much further than this the goal is
+        missing = (unreached - distances).clamp(min=0).square() / (unreached + 1)
+        return torch.where(joined, error, missing).mean()
+    known = joined.to(distances.dtype)
     # Processes know different numbers of pairs: dividing by the mean number makes their mean that of all.
     counts = gather(known.sum().reshape(1))
     return (known * error).sum() * len(counts) / counts.sum().clamp(min=1)

@@ -126,3 +126,41 @@ def test_std_is_refitted_only_when_asked():
 def test_nonsense_is_refused(wrong: dict[str, float], message: str):
     with pytest.raises(InputError, match=message):
         MPPI(**wrong)
+
+
+def test_elites_equal_a_literal_transcription_of_td_mpc2():
+    """Weights exp(0.5 (value - best)) of the top k refit mean and deviation; a value is minus a cost."""
+    planner = MPPI(
+        samples=12, horizon=3, iterations=2, temperature=2.0, std_min=0.05, elites=4, cost_scaling="none"
+    )
+
+    def value(actions: torch.Tensor) -> torch.Tensor:
+        return -(actions - 0.5).square().sum(dim=(-2, -1))
+
+    found = planner.plan(lambda actions: -value(actions), planner.initial(1, 2), seeded(0)).plan
+
+    mean, std, generator = torch.zeros(3, 2), torch.ones(3, 2), seeded(0)
+    for _ in range(2):
+        noise = torch.randn(1, 12, 3, 2, generator=generator)[0]
+        samples = sorted([mean, *(mean + std * noise[1:])], key=lambda each: -value(each).item())[:4]
+        scores = [math.exp(0.5 * (value(each) - value(samples[0])).item()) for each in samples]
+        weights = [score / sum(scores) for score in scores]
+        mean = sum((w * each for w, each in zip(weights, samples, strict=True)), torch.zeros(3, 2))
+        variance = sum(
+            (w * (each - mean).square() for w, each in zip(weights, samples, strict=True)), torch.zeros(3, 2)
+        )
+        std = variance.sqrt().clamp(min=0.05)
+    torch.testing.assert_close(found.mean[0], mean)
+    torch.testing.assert_close(found.std[0], std)
+
+
+def test_all_as_elites_are_no_elites():
+    def cost(actions: torch.Tensor) -> torch.Tensor:
+        return (actions - 0.5).square().sum(dim=(-2, -1))
+
+    few = MPPI(samples=30, horizon=3, elites=30)
+    everyone = MPPI(samples=30, horizon=3)
+    found, expected = (each.plan(cost, each.initial(2, 2), seeded(0)).plan for each in (few, everyone))
+    assert torch.equal(found.mean, expected.mean)
+    with pytest.raises(InputError, match="between 1 and samples=30"):
+        MPPI(samples=30, elites=31)

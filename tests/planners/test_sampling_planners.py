@@ -1,27 +1,51 @@
-"""What all planners owe: known optima, honest counts, allowed actions, and problems that do not mix."""
+"""What all sampling planners owe: known optima, honest counts, allowed actions, problems that do not mix."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from linear_quadratic import LinearQuadratic, double_integrator, planar
 
 from jepaplan.interfaces import Planner
 from jepaplan.planners.cem import CEM
+from jepaplan.planners.icem import ICEM
 from jepaplan.planners.mppi import MPPI
-from jepaplan.planners.proposals import BoxBound, NormBound
+from jepaplan.planners.noise import ColouredNoise, UniformNoise
+from jepaplan.planners.proposals import BoxBound, GaussianNoise, NormBound, shift
+from jepaplan.planners.proposals_bank import ActionPrior, Mixture, RecordedChunks
 from jepaplan.planners.shooting import RandomShooting
 from jepaplan.types import InputError, Plan
 
+# The optimum is up to five from the start, so the noise must be wide: it shrinks before it gets there else.
 REFINERS = [
-    CEM(samples=400, elites=40, iterations=30, horizon=6, std_min=0.0),
-    CEM(samples=400, elites=40, iterations=40, horizon=6, std_min=0.0, momentum=0.2, keep_nominal=False),
-    MPPI(samples=400, iterations=80, horizon=6, temperature=0.25, std_min=1e-3),
+    CEM(samples=400, elites=40, iterations=30, horizon=6, std=3.0, std_min=0.0),
+    CEM(
+        samples=400,
+        elites=40,
+        iterations=40,
+        horizon=6,
+        std=3.0,
+        std_min=0.0,
+        momentum=0.2,
+        keep_nominal=False,
+    ),
+    CEM(samples=400, elites=40, iterations=30, horizon=6, std=3.0, std_min=0.01, returns="best"),
+    # white, as the optimum begins with one sharp push; smooth noise shrinks before it has found that
+    ICEM(samples=300, elites=30, iterations=30, horizon=6, std=3.0, exponent=0.0),
+    MPPI(samples=400, iterations=80, horizon=6, std=3.0, temperature=0.25, std_min=1e-3),
+    MPPI(samples=400, iterations=40, horizon=6, std=3.0, temperature=0.5, std_min=1e-3, elites=50),
 ]
+BANK = RecordedChunks(chunks=torch.randn(30, 9, 2, generator=torch.Generator().manual_seed(8)))
 SMALL = [
     CEM(samples=20, elites=4, iterations=3, horizon=5),
+    CEM(samples=20, elites=4, iterations=3, horizon=5, returns="best", proposal=ColouredNoise()),
+    ICEM(samples=20, elites=4, iterations=4, horizon=5),
     MPPI(samples=20, iterations=3, horizon=5),
+    MPPI(samples=20, iterations=3, horizon=5, std_min=0.1, elites=6, returns="best"),
     MPPI(
         samples=20,
         iterations=2,
@@ -31,7 +55,30 @@ SMALL = [
         cost_scaling="none",
         temperature=1.0,
     ),
+    MPPI(
+        samples=20,
+        iterations=2,
+        horizon=5,
+        proposal=Mixture(parts=(BANK, GaussianNoise(correlation=0.5)), shares=(0.3, 0.7)),
+    ),
     RandomShooting(samples=20, horizon=5),
+    RandomShooting(samples=20, horizon=5, proposal=UniformNoise(bounds=NormBound(max_norm=2.0))),
+]
+BOUNDED: list[Callable[[NormBound | BoxBound], Any]] = [
+    lambda bounds: CEM(samples=20, elites=4, iterations=3, bounds=bounds),
+    lambda bounds: CEM(samples=20, elites=4, iterations=3, bounds=bounds, momentum=0.5, returns="best"),
+    lambda bounds: ICEM(samples=20, elites=4, iterations=3, bounds=bounds),
+    lambda bounds: MPPI(samples=20, iterations=3, bounds=bounds),
+    lambda bounds: MPPI(samples=20, iterations=3, bounds=bounds, std_min=0.1, correlation=0.9, elites=3),
+    lambda bounds: MPPI(samples=20, bounds=bounds, proposal=BANK),
+    lambda bounds: CEM(
+        samples=20,
+        elites=4,
+        bounds=bounds,
+        proposal=ActionPrior(prior=lambda horizon: torch.full((2, horizon, 2), 9.0)),
+    ),
+    lambda bounds: RandomShooting(samples=20, bounds=bounds),
+    lambda bounds: RandomShooting(samples=20, bounds=bounds, proposal=UniformNoise(bounds=bounds)),
 ]
 
 
@@ -44,37 +91,31 @@ def towards(target: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda actions: (actions - target[:, None]).square().sum(dim=(-2, -1))
 
 
-def lqr(actions: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    """Double integrator: position and speed, one force; stage cost x'x + 0.1 u^2, paid for x_1..x_H."""
-    position, speed = (start[:, None, i].expand(actions.shape[:2]) for i in range(2))
-    total = torch.zeros(actions.shape[:2])
-    for force in actions[..., 0].unbind(dim=2):
-        position, speed = position + 0.5 * speed, speed + 0.5 * force
-        total = total + position.square() + speed.square() + 0.1 * force.square()
-    return total
-
-
-def riccati_cost(start: torch.Tensor, horizon: int) -> torch.Tensor:
-    """The least cost of `lqr`, by dynamic programming from the last step back to the first."""
-    move = torch.tensor([[1.0, 0.5], [0.0, 1.0]], dtype=torch.float64)
-    push = torch.tensor([[0.0], [0.5]], dtype=torch.float64)
-    identity, effort = torch.eye(2, dtype=torch.float64), 0.1
-    ahead = torch.zeros(2, 2, dtype=torch.float64)
-    for _ in range(horizon):
-        worth = identity + ahead
-        gain = torch.linalg.solve(effort + push.T @ worth @ push, push.T @ worth @ move)
-        ahead = move.T @ worth @ move - move.T @ worth @ push @ gain
-    start = start.double()
-    return torch.einsum("bi,ij,bj->b", start, ahead, start).float()
+def fresh(planner: Planner, problem: LinearQuadratic) -> Plan:
+    start = planner.initial(len(problem.latent), problem.push.shape[1])
+    return Plan(mean=start.mean.double(), std=start.std.double())
 
 
 @pytest.mark.parametrize("planner", REFINERS)
-def test_refining_planners_reach_the_riccati_cost(planner: Planner):
-    start = torch.tensor([[1.0, 0.0], [-2.0, 1.0], [0.3, -0.5]])
-    found = planner.plan(lambda actions: lqr(actions, start), planner.initial(3, 1), seeded(0))
-    reached, least = lqr(found.plan.mean[:, None], start)[:, 0], riccati_cost(start, 6)
-    assert (reached >= least - 1e-4).all()
+@pytest.mark.parametrize("system", [double_integrator, planar])
+def test_refining_planners_reach_the_riccati_cost(planner: Planner, system: Callable[[], LinearQuadratic]):
+    problem = system()
+    found = planner.plan(problem, fresh(planner, problem), seeded(0))
+    reached, least = problem(found.plan.mean[:, None])[:, 0], problem.optimum(6)[0]
+    assert (reached >= least - 1e-9).all()
     torch.testing.assert_close(reached, least, rtol=0.02, atol=0.0)
+
+
+def test_predictive_sampling_gets_cheaper_with_every_warm_start_until_little_is_left():
+    planner = RandomShooting(samples=200, horizon=4, std=0.1)
+    problem = planar()
+    plan, reached = fresh(planner, problem), torch.full((3,), torch.inf, dtype=torch.float64)
+    for seed in range(60):
+        found = planner.plan(problem, plan, seeded(seed))
+        cheaper = problem(found.plan.mean[:, None])[:, 0]
+        assert (cheaper <= reached).all()
+        plan, reached = found.plan, cheaper
+    torch.testing.assert_close(reached, problem.optimum(4)[0], rtol=0.02, atol=0.0)
 
 
 @pytest.mark.parametrize("planner", REFINERS)
@@ -86,7 +127,8 @@ def test_refining_planners_find_the_bottom_of_a_quadratic(planner: Planner):
 
 @pytest.mark.parametrize("planner", SMALL)
 @pytest.mark.parametrize("horizon", [1, 5, 7])
-def test_evaluations_are_counted_exactly_and_the_horizon_is_that_of_the_start(planner: Planner, horizon: int):
+def test_evaluations_are_counted_exactly_and_the_horizon_is_that_of_the_start(planner: Any, horizon: int):
+    """Every answer on the way counts what was asked until then, and the last one is the plan."""
     seen = 0
 
     def counting(actions: torch.Tensor) -> torch.Tensor:
@@ -95,9 +137,25 @@ def test_evaluations_are_counted_exactly_and_the_horizon_is_that_of_the_start(pl
         return actions.square().sum(dim=(-2, -1))
 
     start = Plan(mean=torch.zeros(3, horizon, 2), std=torch.ones(3, horizon, 2))
-    found = planner.plan(counting, start, seeded(0))
-    assert found.evaluations == seen
-    assert found.plan.mean.shape == start.mean.shape
+    answers = []
+    for found in planner.refinements(counting, start, seeded(0)):
+        assert found.evaluations == seen
+        assert found.plan.mean.shape == start.mean.shape
+        answers.append(found)
+    assert len(answers) == planner.iterations
+    again = planner.plan(counting, start, seeded(0))
+    assert again.evaluations == answers[-1].evaluations
+    assert torch.equal(again.plan.mean, answers[-1].plan.mean)
+    assert torch.equal(again.plan.std, answers[-1].plan.std)
+
+
+@pytest.mark.parametrize("planner", SMALL)
+def test_a_smaller_budget_is_kept_to(planner: Any):
+    small = planner.with_budget(7, 1)
+    cost = towards(torch.zeros(2, 5, 2))
+    found = small.plan(cost, small.initial(2, 2), seeded(0))
+    assert found.evaluations == 7 * 5
+    assert torch.isfinite(found.plan.std).all()
 
 
 @pytest.mark.parametrize("planner", SMALL)
@@ -117,66 +175,127 @@ def test_the_global_generator_is_left_alone(planner: Planner):
 
 
 @pytest.mark.parametrize("planner", SMALL)
-def test_a_problem_is_planned_alone_as_in_a_batch(planner: Planner):
+def test_no_gradients_are_kept_and_none_are_switched_off_in_between(planner: Any):
+    weight = torch.ones((), requires_grad=True)
+
+    def learned(actions: torch.Tensor) -> torch.Tensor:
+        return weight * actions.square().sum(dim=(-2, -1))
+
+    for found in planner.refinements(learned, planner.initial(1, 2), seeded(0)):
+        assert not found.costs.requires_grad
+        assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("planner", SMALL)
+def test_problems_are_planned_alone_as_in_a_batch(planner: Planner):
     """With one generator per problem; the neighbours' costs, however large, change nothing."""
     target = torch.randn(3, 5, 2, generator=seeded(9))
     target[0] *= 1e3
     together = planner.plan(towards(target), planner.initial(3, 2), [seeded(i) for i in range(3)])
-    alone = planner.plan(towards(target[2:]), planner.initial(1, 2), [seeded(2)])
-    assert torch.equal(together.plan.mean[2:], alone.plan.mean)
-    assert torch.equal(together.costs[2:], alone.costs)
+    for one in range(3):
+        alone = planner.plan(towards(target[one : one + 1]), planner.initial(1, 2), [seeded(one)])
+        assert torch.equal(together.plan.mean[one], alone.plan.mean[0])
+        assert torch.equal(together.plan.std[one], alone.plan.std[0])
+        assert torch.equal(together.costs[one], alone.costs[0])
 
 
 @pytest.mark.parametrize("planner", SMALL)
 def test_a_constant_added_to_every_cost_changes_nothing(planner: Planner):
-    target = torch.randn(2, 5, 2, generator=seeded(9), dtype=torch.float64)
-    start = Plan(mean=torch.zeros_like(target), std=torch.ones_like(target))
-    plain = planner.plan(towards(target), start, seeded(0))
-    raised = planner.plan(lambda actions: towards(target)(actions) + 100.0, start, seeded(0))
-    torch.testing.assert_close(raised.plan.mean, plain.plan.mean)
+    plain, raised = planar(), planar(offset=100.0)
+    expected = planner.plan(plain, fresh(planner, plain), seeded(0))
+    found = planner.plan(raised, fresh(planner, raised), seeded(0))
+    torch.testing.assert_close(found.plan.mean, expected.plan.mean)
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 999), which=st.integers(0, 3), radius=st.floats(0.05, 3.0), ball=st.booleans())
-def test_bounds_are_never_violated(seed: int, which: int, radius: float, ball: bool):
-    """Neither by a candidate nor by the plan, even when the start was outside and the optimum is far out."""
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    make=st.sampled_from(BOUNDED),
+    radius=st.floats(0.05, 3.0),
+    ball=st.booleans(),
+)
+def test_bounds_are_never_violated(
+    seed: int, make: Callable[[NormBound | BoxBound], Any], radius: float, ball: bool
+):
+    """Neither by a candidate nor by a plan, even when the start was outside and the optimum is far out."""
     bounds = NormBound(max_norm=radius) if ball else BoxBound(low=-radius, high=radius / 2)
-    planner = [
-        CEM(samples=20, elites=4, iterations=3, bounds=bounds),
-        MPPI(samples=20, iterations=3, bounds=bounds),
-        MPPI(samples=20, iterations=3, bounds=bounds, std_min=0.1, correlation=0.9),
-        RandomShooting(samples=20, bounds=bounds),
-    ][which]
     start = Plan(mean=torch.full((2, 5, 2), 4.0), std=torch.full((2, 5, 2), 3.0))
-    found = planner.plan(towards(torch.full((2, 5, 2), -50.0)), start, seeded(seed))
-    for actions in (found.candidates, found.plan.mean):
-        if ball:
-            assert (actions.norm(dim=-1) <= radius * (1 + 1e-6)).all()
-        else:
-            assert ((actions >= -radius) & (actions <= radius / 2)).all()
+    cost = towards(torch.full((2, 5, 2), -50.0))
+    for found in make(bounds).refinements(cost, start, seeded(seed)):
+        for actions in (found.candidates, found.plan.mean):
+            if ball:
+                assert (actions.norm(dim=-1) <= radius * (1 + 1e-6)).all()
+            else:
+                low, high = torch.tensor([-radius, radius / 2])
+                assert ((actions >= low) & (actions <= high)).all()
+
+
+@pytest.mark.parametrize("planner", [each for each in SMALL if not isinstance(each, ICEM)])
+def test_with_the_nominal_kept_the_best_candidate_is_no_worse_than_the_start(planner: Any):
+    """iCEM shows its mean in the last iteration only."""
+    target = torch.full((2, 5, 2), 0.1)
+    start = Plan(mean=target.clone(), std=torch.ones(2, 5, 2))
+    first = next(planner.refinements(towards(target), start, seeded(0)))
+    assert (first.costs.amin(dim=-1) == 0).all()
+
+
+@pytest.mark.parametrize("planner", [each for each in SMALL if getattr(each, "returns", "best") == "best"])
+def test_best_means_the_cheapest_of_all_that_was_evaluated(planner: Any):
+    target = torch.randn(2, 5, 2, generator=seeded(2))
+    asked: list[torch.Tensor] = []
+
+    def remembering(actions: torch.Tensor) -> torch.Tensor:
+        asked.append(towards(target)(actions))
+        return asked[-1]
+
+    for found in planner.refinements(remembering, planner.initial(2, 2), seeded(0)):
+        cheapest = torch.cat(asked, dim=1).amin(dim=1)
+        torch.testing.assert_close(towards(target)(found.plan.mean[:, None])[:, 0], cheapest)
 
 
 @pytest.mark.parametrize("planner", SMALL)
-def test_with_the_nominal_kept_the_best_candidate_is_no_worse_than_the_start(planner: Planner):
-    target = torch.full((2, 5, 2), 0.1)
-    start = Plan(mean=target.clone(), std=torch.ones(2, 5, 2))
-    first = type(planner)(**{**vars(planner), "iterations": 1}) if hasattr(planner, "iterations") else planner
-    found = first.plan(towards(target), start, seeded(0))
-    assert (found.costs.amin(dim=-1) == 0).all()
+def test_a_warm_start_begins_where_the_last_plan_ends(planner: Any):
+    """One step on, the shifted plan makes the next search end cheaper than a search from nothing."""
+    problem = planar(problems=8)
+    searcher = replace(planner, horizon=8, std=0.3)
+    plan = CEM(samples=300, horizon=8, iterations=20).plan(problem, fresh(searcher, problem), seeded(0)).plan
+    moved = problem.latent @ problem.move.T + plan.mean[:, 0] @ problem.push.T
+    later = replace(problem, latent=moved)
+    begin = shift(plan, 1, std=0.05)
+    assert torch.equal(begin.mean[:, :-1], plan.mean[:, 1:])
+    warm = searcher.plan(later, begin, [seeded(i) for i in range(8)]).plan.mean
+    cold = searcher.plan(later, fresh(searcher, later), [seeded(i) for i in range(8)]).plan.mean
+    assert later(warm[:, None]).sum() < later(cold[:, None]).sum()
 
 
-def test_shooting_returns_its_cheapest_candidate():
-    planner = RandomShooting(samples=50, horizon=4)
-    found = planner.plan(towards(torch.ones(2, 4, 2)), planner.initial(2, 2), seeded(0))
-    assert torch.equal(towards(torch.ones(2, 4, 2))(found.plan.mean[:, None])[:, 0], found.costs.amin(dim=-1))
+@pytest.mark.parametrize("planner", SMALL)
+def test_if_nothing_matters_the_plan_stays_near_its_start(planner: Any):
+    start = Plan(mean=torch.full((4, 5, 2), 0.5), std=torch.full((4, 5, 2), 0.1))
+    wide = replace(planner, std=max(planner.std, 0.1), proposal=None)
+    found = wide.plan(lambda actions: torch.full(actions.shape[:2], 7.0), start, seeded(0))
+    assert (found.plan.mean - 0.5).abs().max() < 0.5
+    assert (found.plan.std > 0).all()
+    assert 0.03 < found.plan.std.mean() < 0.3
 
 
-def test_a_warm_start_ends_cheaper_than_a_cold_one():
-    planner = MPPI(samples=30, horizon=6, temperature=0.05, std=0.3)
-    cost = towards(torch.full((4, 6, 2), 2.0))
-    cold = planner.plan(cost, planner.initial(4, 2), seeded(0)).plan
-    warm = planner.plan(cost, cold, seeded(1)).plan
-    assert (cost(warm.mean[:, None]) < cost(cold.mean[:, None])).all()
+def test_if_nothing_matters_shooting_keeps_the_nominal():
+    start = Plan(mean=torch.full((4, 5, 2), 0.5), std=torch.ones(4, 5, 2))
+    found = RandomShooting(samples=50).plan(lambda actions: torch.zeros(actions.shape[:2]), start, seeded(0))
+    assert torch.equal(found.plan.mean, start.mean)
+
+
+def test_a_bank_finds_what_noise_does_not():
+    """A needle: only one recorded chunk of a thousand is cheap, and its neighbourhood is not."""
+    chunks = torch.randn(1000, 6, 2, generator=seeded(4))
+    needle = chunks[123]
+
+    def cost(actions: torch.Tensor) -> torch.Tensor:
+        return 1 - ((actions - needle).abs().amax(dim=(-2, -1)) < 1e-3).float()
+
+    plain = RandomShooting(samples=8000, horizon=6)
+    banked = replace(plain, proposal=RecordedChunks(chunks=chunks, exact=1.0))
+    assert plain.plan(cost, plain.initial(1, 2), seeded(0)).costs.amin() == 1
+    assert torch.equal(banked.plan(cost, banked.initial(1, 2), seeded(0)).plan.mean[0], needle)
 
 
 @pytest.mark.parametrize("planner", SMALL)
@@ -199,8 +318,10 @@ def test_costs_that_cannot_be_ranked_are_refused(planner: Planner):
             planner.plan(cost, planner.initial(2, 2), seeded(0))
 
 
-def test_cem_refuses_more_elites_than_samples():
+def test_nonsense_is_refused():
     with pytest.raises(InputError, match="between 2 and samples=10"):
         CEM(samples=10, elites=20)
     with pytest.raises(InputError, match="momentum"):
         CEM(momentum=1.0)
+    with pytest.raises(InputError, match=r"proposal=GaussianNoise\(correlation=0.5\)"):
+        CEM(correlation=0.5, proposal=ColouredNoise())

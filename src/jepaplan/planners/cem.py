@@ -7,22 +7,42 @@ de Boer et al., "A Tutorial on the Cross-Entropy Method", 2005, section 3.
     N, N^e           samples, elites
     alpha            1 - momentum     the share of the new fit
     sigma            std              a standard deviation
+
+V-JEPA 2-AC's planner (arXiv:2506.09985) is this one with momentum and a box.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from jepaplan.interfaces import SequenceCost
-from jepaplan.planners.plan import evaluate, uninformed
-from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_sampling, draw
-from jepaplan.types import InputError, Plan, Search
+from jepaplan.planners.plan import (
+    best_so_far,
+    check_elites,
+    fit_elites,
+    last,
+    refine,
+    scaled_elites,
+    uninformed,
+)
+from jepaplan.planners.proposals import (
+    BoxBound,
+    NormBound,
+    Proposal,
+    Randomness,
+    check_sampling,
+    propose,
+    within,
+)
+from jepaplan.types import Plan, Search
 
 
 @dataclass(frozen=True, kw_only=True)
 class CEM:
-    """Configuration and planner at once. `Search.plan.mean` is the mean of the last fit."""
+    """Configuration and planner at once. `returns` says which plan comes back."""
 
     samples: int = 300  # per problem and iteration
     elites: int = 30
@@ -34,6 +54,8 @@ class CEM:
     bounds: NormBound | BoxBound | None = None
     correlation: float = 0.0  # of the noise from one step to the next
     keep_nominal: bool = True  # the mean itself is candidate 0
+    proposal: Proposal | None = None  # None: Gaussian noise with that correlation
+    returns: Literal["mean", "best"] = "mean"  # of the last fit, or the cheapest candidate of all iterations
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
@@ -43,46 +65,44 @@ class CEM:
             iterations=self.iterations,
             std=self.std,
             correlation=self.correlation,
+            proposal=self.proposal,
         )
-        if not 2 <= self.elites <= self.samples:
-            raise InputError(
-                f"elites are the samples kept for the fit, between 2 and samples={self.samples}; "
-                f"got {self.elites}"
-            )
-        if not 0 <= self.std_min <= self.std:
-            raise InputError(f"std_min must lie in [0, std={self.std}]; got {self.std_min}")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum is the share of the previous fit, in [0, 1); got {self.momentum}")
+        check_elites(self.elites, self.samples, std=self.std, std_min=self.std_min, momentum=self.momentum)
 
     def initial(self, problems: int, action_dim: int, device: torch.device | str = "cpu") -> Plan:
         """The plan to start from when nothing is known."""
         return uninformed(problems, self.horizon, action_dim, self.std, device)
 
-    @torch.no_grad()
+    def with_budget(self, samples: int, iterations: int) -> "CEM":
+        """The same planner with fewer samples and iterations; as large a share of them are elites."""
+        elites = scaled_elites(self.elites, samples, of=self.samples)
+        return replace(self, samples=samples, iterations=iterations, elites=elites)
+
     def plan(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Search:
         """Refine `start`: its horizon counts, and its std is where the noise begins."""
-        found = self._iterate(cost, start, generator)
-        for _ in range(self.iterations - 1):
-            found = self._iterate(cost, found.plan, generator)
-        return replace(found, evaluations=found.evaluations * self.iterations)
+        return last(self.refinements(cost, start, generator))
 
-    def _iterate(self, cost: SequenceCost, current: Plan, generator: Randomness) -> Search:
-        candidates = draw(
-            current,
-            self.samples,
-            generator,
-            bounds=self.bounds,
-            correlation=self.correlation,
-            keep_nominal=self.keep_nominal,
+    def refinements(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Iterator[Search]:
+        """The same, one iteration after the other."""
+        searches = refine(
+            cost,
+            start,
+            iterations=self.iterations,
+            propose=lambda plan, _: propose(
+                self, plan, self.samples, generator, keep_nominal=self.keep_nominal
+            ),
+            refit=self._refit,
         )
-        costs = evaluate(cost, candidates)
-        evaluations = self.samples * current.mean.shape[1]
-        return Search(self._refit(candidates, costs, current), candidates, costs, evaluations)
+        return best_so_far(searches) if self.returns == "best" else searches
 
     def _refit(self, candidates: Tensor, costs: Tensor, current: Plan) -> Plan:
-        best = costs.topk(self.elites, dim=-1, largest=False, sorted=False).indices
-        elites = candidates.gather(1, best[:, :, None, None].expand(-1, -1, *candidates.shape[2:]))
-        mean = torch.lerp(elites.mean(dim=1), current.mean, self.momentum)
-        std = torch.lerp(elites.std(dim=1), current.std, self.momentum).clamp(min=self.std_min)
+        fitted = fit_elites(
+            candidates,
+            costs,
+            current,
+            elites=self.elites,
+            momentum=self.momentum,
+            std_min=self.std_min,
+        )
         # the average of allowed actions is allowed, but for rounding and for a start that was not
-        return Plan(mean=mean if self.bounds is None else self.bounds.project(mean), std=std)
+        return within(self.bounds, fitted)

@@ -11,11 +11,22 @@ Williams et al., "Information Theoretic MPC for Model-Based Reinforcement Learni
     lambda u^T Sigma^-1 epsilon       `control_cost=True`
 
 Departs from the paper: bounds are kept by projection; the mean itself is one of the candidates
-(`keep_nominal`); with `std_min` the standard deviation is refitted every iteration, as in TD-MPC2
-(arXiv:2310.16828); with `cost_scaling="per_problem"` a temperature means the same whatever the unit of the
+(`keep_nominal`); with `cost_scaling="per_problem"` a temperature means the same whatever the unit of the
 cost.
+
+TD-MPC2 (arXiv:2310.16828, section 3.2) weighs the cheapest few only and refits the deviation every iteration:
+
+    TD-MPC2          here
+    top-k            elites
+    sigma_min        std_min          a number switches the refit on
+    temperature      1 / temperature  theirs multiplies: 0.5 there is 2 here, with `cost_scaling="none"`
+    policy rollouts  `Mixture` of an `ActionPrior` and Gaussian noise
+
+It acts on one elite drawn by weight; here the mean (or the best candidate) is returned, so that a plan is a
+function of the candidates.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,8 +35,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepaplan.interfaces import SequenceCost
-from jepaplan.planners.plan import evaluate, uninformed
-from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_sampling, draw
+from jepaplan.planners.plan import best_so_far, last, refine, scaled_elites, uninformed
+from jepaplan.planners.proposals import (
+    BoxBound,
+    NormBound,
+    Proposal,
+    Randomness,
+    check_sampling,
+    propose,
+    within,
+)
 from jepaplan.types import InputError, Plan, Search
 
 
@@ -46,6 +65,9 @@ class MPPI:
     )
     keep_nominal: bool = True  # the mean itself is candidate 0
     control_cost: bool = False  # add the paper's temperature * mean . noise / std^2
+    elites: int | None = None  # only so many of the cheapest have a weight; None: all
+    proposal: Proposal | None = None  # None: Gaussian noise with that correlation
+    returns: Literal["mean", "best"] = "mean"  # weighted, or the cheapest candidate of all iterations
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
@@ -55,6 +77,7 @@ class MPPI:
             iterations=self.iterations,
             std=self.std,
             correlation=self.correlation,
+            proposal=self.proposal,
         )
         if not self.temperature > 0:
             raise InputError(f"temperature divides the cost, so it must be positive; got {self.temperature}")
@@ -62,32 +85,37 @@ class MPPI:
             raise InputError(
                 f"std_min must lie in (0, std={self.std}], or be None for a constant std; got {self.std_min}"
             )
+        if self.elites is not None and not 1 <= self.elites <= self.samples:
+            raise InputError(
+                f"elites are the samples that have a weight, between 1 and samples={self.samples}, "
+                f"or None for all; got {self.elites}"
+            )
 
     def initial(self, problems: int, action_dim: int, device: torch.device | str = "cpu") -> Plan:
         """The plan to start from when nothing is known."""
         return uninformed(problems, self.horizon, action_dim, self.std, device)
 
-    @torch.no_grad()
+    def with_budget(self, samples: int, iterations: int) -> "MPPI":
+        """The same planner with fewer samples and iterations; as large a share of them are elites."""
+        elites = None if self.elites is None else scaled_elites(self.elites, samples, of=self.samples)
+        return replace(self, samples=samples, iterations=iterations, elites=elites)
+
     def plan(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Search:
         """Refine `start`: its horizon counts, and its std is where the noise begins."""
-        found = self._iterate(cost, start, generator)
-        for _ in range(self.iterations - 1):
-            found = self._iterate(cost, found.plan, generator)
-        return replace(found, evaluations=found.evaluations * self.iterations)
+        return last(self.refinements(cost, start, generator))
 
-    def _iterate(self, cost: SequenceCost, current: Plan, generator: Randomness) -> Search:
-        candidates = draw(
-            current,
-            self.samples,
-            generator,
-            bounds=self.bounds,
-            correlation=self.correlation,
-            keep_nominal=self.keep_nominal,
+    def refinements(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Iterator[Search]:
+        """The same, one iteration after the other."""
+        searches = refine(
+            cost,
+            start,
+            iterations=self.iterations,
+            propose=lambda plan, _: propose(
+                self, plan, self.samples, generator, keep_nominal=self.keep_nominal
+            ),
+            refit=self._refit,
         )
-        costs = evaluate(cost, candidates)
-        weights = path_integral_weights(self._scaled(costs, candidates, current), self.temperature)
-        evaluations = self.samples * current.mean.shape[1]
-        return Search(self._refit(candidates, weights, current), candidates, costs, evaluations)
+        return best_so_far(searches) if self.returns == "best" else searches
 
     def _scaled(
         self, costs: Float[Tensor, "B S"], candidates: Float[Tensor, "B S H A"], current: Plan
@@ -99,15 +127,25 @@ class MPPI:
         return costs if self.cost_scaling == "none" else standardised(costs)
 
     def _refit(
-        self, candidates: Float[Tensor, "B S H A"], weights: Float[Tensor, "B S"], current: Plan
+        self, candidates: Float[Tensor, "B S H A"], costs: Float[Tensor, "B S"], current: Plan
     ) -> Plan:
+        scaled = self._scaled(costs, candidates, current)
+        if self.elites is not None:
+            scaled = only_cheapest(scaled, self.elites)
+        weights = path_integral_weights(scaled, self.temperature)
         mean = torch.einsum("bs,bsha->bha", weights, candidates)
         std = current.std
         if self.std_min is not None:
             variance = torch.einsum("bs,bsha->bha", weights, (candidates - mean[:, None]).square())
             std = variance.sqrt().clamp(min=self.std_min)
         # the average of allowed actions is allowed, but for rounding
-        return Plan(mean=mean if self.bounds is None else self.bounds.project(mean), std=std)
+        return within(self.bounds, Plan(mean=mean, std=std))
+
+
+def only_cheapest(costs: Float[Tensor, "B S"], count: int) -> Float[Tensor, "B S"]:
+    """The `count` cheapest of each problem as they are, all others infinite."""
+    chosen = costs.topk(count, dim=-1, largest=False, sorted=False).indices
+    return torch.full_like(costs, torch.inf).scatter(1, chosen, costs.gather(1, chosen))
 
 
 def path_integral_weights(costs: Float[Tensor, "B S"], temperature: float) -> Float[Tensor, "B S"]:

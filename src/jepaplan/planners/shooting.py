@@ -1,12 +1,26 @@
-"""Random shooting: draw plans once and take the cheapest. The floor that every other planner has to beat."""
+"""Random shooting: draw plans once and take the cheapest. The floor that every other planner has to beat.
 
-from dataclasses import dataclass
+With a warm start and the nominal kept this is predictive sampling (Howell et al., "Predictive Sampling:
+Real-time Behaviour Synthesis with MuJoCo", arXiv:2212.00541): noise around the plan of the step before, which
+is replaced only by something cheaper. Theirs moves the knots of a spline; here every step moves, and
+`proposal=ColouredNoise(...)` makes the movement smooth.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 
 from jepaplan.interfaces import SequenceCost
-from jepaplan.planners.plan import evaluate, uninformed
-from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_sampling, draw
+from jepaplan.planners.plan import best_so_far, last, refine, uninformed
+from jepaplan.planners.proposals import (
+    BoxBound,
+    NormBound,
+    Proposal,
+    Randomness,
+    check_sampling,
+    propose,
+)
 from jepaplan.types import Plan, Search
 
 
@@ -20,35 +34,46 @@ class RandomShooting:
     bounds: NormBound | BoxBound | None = None
     correlation: float = 0.0  # of the noise from one step to the next
     keep_nominal: bool = True  # the mean itself is candidate 0
+    proposal: Proposal | None = None  # None: Gaussian noise with that correlation
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         check_sampling(
             samples=self.samples,
             horizon=self.horizon,
-            iterations=1,
+            iterations=self.iterations,
             std=self.std,
             correlation=self.correlation,
+            proposal=self.proposal,
         )
+
+    @property
+    def iterations(self) -> int:
+        """One: what was drawn teaches nothing about what to draw."""
+        return 1
 
     def initial(self, problems: int, action_dim: int, device: torch.device | str = "cpu") -> Plan:
         """The plan to start from when nothing is known."""
         return uninformed(problems, self.horizon, action_dim, self.std, device)
 
-    @torch.no_grad()
+    def with_budget(self, samples: int, iterations: int) -> "RandomShooting":
+        """The same planner with fewer samples."""
+        return replace(self, samples=samples)
+
     def plan(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Search:
         """The cheapest of `samples` candidates around `start`."""
-        candidates = draw(
-            start,
-            self.samples,
-            generator,
-            bounds=self.bounds,
-            correlation=self.correlation,
-            keep_nominal=self.keep_nominal,
-        )
-        costs = evaluate(cost, candidates)
-        chosen = candidates[torch.arange(len(candidates), device=candidates.device), costs.argmin(dim=-1)]
-        evaluations = self.samples * start.mean.shape[1]
-        return Search(
-            plan=Plan(chosen, start.std), candidates=candidates, costs=costs, evaluations=evaluations
+        return last(self.refinements(cost, start, generator))
+
+    def refinements(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Iterator[Search]:
+        """One `Search`."""
+        return best_so_far(
+            refine(
+                cost,
+                start,
+                iterations=1,
+                propose=lambda plan, _: propose(
+                    self, plan, self.samples, generator, keep_nominal=self.keep_nominal
+                ),
+                refit=lambda candidates, costs, plan: plan,
+            )
         )

@@ -1,0 +1,220 @@
+"""What planners share that go step by step: asking a stepwise cost, following paths, actions for nodes.
+
+    literature                 here
+    K actions of a node        NodeActions.draw(depth, count): sampled around the plan, or recorded chunks
+    prior pi(a | node)         the `logits` of those actions; equal where the prior itself dealt them
+    Gumbel-top-k               recorded chunks are drawn without replacement in proportion to their weights
+
+One edge of a search is a chunk of C actions: C = 1 for sampled actions, else the length of the recordings.
+The last chunk of a path may reach beyond the horizon; what lies beyond is neither imagined into the path nor
+paid for.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from jepaplan.interfaces import Bounds, SequenceCost, StepwiseCost
+from jepaplan.planners.proposals import Randomness, deal, fill_normal
+from jepaplan.types import Expansion, InputError, Plan
+
+
+def as_stepwise(cost: SequenceCost | StepwiseCost, planner: str) -> StepwiseCost:
+    """The cost, if it can be asked one step at a time."""
+    if isinstance(cost, StepwiseCost):
+        return cost
+    raise InputError(
+        f"{planner} asks for costs one imagined step at a time, but a {type(cost).__name__} has no `latent` "
+        "and `expand` (see interfaces.StepwiseCost). Bind a costs.compose.WeightedSum of stepwise terms, or "
+        "use a planner over whole sequences such as CEM."
+    )
+
+
+def expand(
+    cost: StepwiseCost,
+    latents: Float[Tensor, "B N *latent"],
+    actions: Float[Tensor, "B N A"],
+    depth: Int[Tensor, "B N"] | int,
+    horizon: int,
+) -> Expansion:
+    """One step from every node; what comes back has the right shape and no NaN."""
+    answer = cost.expand(latents, actions, depth, horizon)
+    for name, values in (("step_cost", answer.step_cost), ("to_go", answer.to_go)):
+        if values.shape != actions.shape[:2]:
+            raise InputError(
+                f"the cost's {name} has shape {tuple(values.shape)} for actions of shape "
+                f"{tuple(actions.shape)} (B N A); it must give one number per node"
+            )
+        if values.isnan().any():
+            raise InputError(
+                f"the cost's {name} is NaN for {int(values.isnan().sum())} of {values.numel()} nodes, and "
+                "NaN cannot be ranked; look at the predicted latents, or return a large number where it "
+                "is undefined"
+            )
+    return answer
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Paths followed to their end."""
+
+    latents: Float[Tensor, "B S H *latent"]  # after each action; where the paths start is not among them
+    costs: Float[Tensor, "B S"]
+
+
+def follow(cost: StepwiseCost, actions: Float[Tensor, "B S H A"]) -> Imagined:
+    """Imagine whole paths step by step: as many calls as steps, all paths in each."""
+    samples, horizon = actions.shape[1:3]
+    latent = roots(cost, samples)
+    total: Float[Tensor, "B S"] = actions.new_zeros(actions.shape[:2])
+    latents: list[Tensor] = []
+    to_go = total
+    for depth in range(1, horizon + 1):
+        step = expand(cost, latent, actions[:, :, depth - 1], depth, horizon)
+        latent, total, to_go = step.latents, total + step.step_cost, step.to_go
+        latents.append(latent)
+    return Imagined(torch.stack(latents, dim=2), total + to_go)
+
+
+def roots(cost: StepwiseCost, count: int) -> Float[Tensor, "B N *latent"]:
+    """Where every path starts, `count` times per problem."""
+    return cost.latent[:, None].expand(-1, count, *cost.latent.shape[1:])
+
+
+def expand_chunk(
+    cost: StepwiseCost,
+    latents: Float[Tensor, "B N *latent"],
+    chunk: Float[Tensor, "B N C A"],
+    depth: Int[Tensor, "B N"],
+    horizon: int,
+) -> Expansion:
+    """Take the C actions of one edge after `depth` earlier ones; `step_cost` is what all of them cost."""
+    total = chunk.new_zeros(chunk.shape[:2])
+    to_go = total
+    for index in range(chunk.shape[2]):
+        number = depth + index + 1
+        step = expand(cost, latents, chunk[:, :, index], number.clamp(max=horizon), horizon)
+        # depths differ between nodes, so some paths may be over before the chunk is
+        within = number <= horizon
+        total = torch.where(within, total + step.step_cost, total)
+        to_go = torch.where(within, step.to_go, to_go)
+        latents = torch.where(_beside(within, latents), step.latents, latents)
+    return Expansion(latents, total, to_go)
+
+
+def cheapest(candidates: Float[Tensor, "B S H A"], costs: Float[Tensor, "B S"]) -> Float[Tensor, "B H A"]:
+    """Each problem's candidate of least cost."""
+    return take(candidates, costs.argmin(dim=-1, keepdim=True))[:, 0]
+
+
+def take(values: Shaped[Tensor, "B N *rest"], index: Int[Tensor, "B M"]) -> Shaped[Tensor, "B M *rest"]:
+    """`values[b, index[b, m]]` for every problem b."""
+    problems = torch.arange(len(values), device=values.device)[:, None]
+    return values[problems, index]
+
+
+def refuse_dead_ends(costs: Float[Tensor, "B S"]) -> None:
+    """Refuse to choose among paths that all cost infinity."""
+    if costs.amin(dim=-1).isinf().any():
+        raise InputError(
+            "every path of some problem costs infinity, so there is nothing to choose from. Use a large "
+            "finite number for what must not happen, or more and wider actions."
+        )
+
+
+@dataclass(frozen=True)
+class NodeActions:
+    """Where the actions of a search's nodes come from."""
+
+    start: Plan
+    generator: Randomness
+    bounds: Bounds | None
+    bank: Float[Tensor, "n C A"] | None = None  # recorded chunks; None: sample around the plan
+    weights: Float[Tensor, " n"] | None = None  # of the recorded chunks; None: all alike
+    keep_nominal: bool = True  # what the plan would do is the first action of every node
+
+    @property
+    def length(self) -> int:
+        """C, model steps of one edge."""
+        return 1 if self.bank is None else self.bank.shape[1]
+
+    def available(self, count: int) -> int:
+        """How many edges a node can have when `count` are wanted: a bank may hold fewer."""
+        return count if self.bank is None else min(count, len(self.bank) + self.keep_nominal)
+
+    def draw(
+        self, depth: Int[Tensor, "B N"], count: int
+    ) -> tuple[Float[Tensor, "B N K C A"], Float[Tensor, "B N K"]]:
+        """`count` allowed edges for nodes at `depth`, and the logits of their prior."""
+        nominal = self._nominal(depth)[:, :, None]
+        others = count - self.keep_nominal
+        if self.bank is None:
+            chunks = self._sampled(nominal, depth, others)
+            logits = chunks.new_zeros(chunks.shape[:3])
+        else:
+            chunks, logits = self._recorded(depth, others)
+        if self.keep_nominal:
+            chunks = torch.cat([nominal, chunks], dim=2)
+            # the plan's own actions are not recorded ones: as likely as the likeliest of them
+            known = logits.amax(dim=-1, keepdim=True) if others else logits.new_zeros(*depth.shape, 1)
+            logits = torch.cat([known, logits], dim=2)
+        return (chunks if self.bounds is None else self.bounds.project(chunks)), logits
+
+    def _nominal(self, depth: Int[Tensor, "B N"]) -> Float[Tensor, "B N C A"]:
+        ahead = torch.arange(self.length, device=depth.device)
+        steps = (depth[:, :, None] + ahead).clamp(max=self.start.mean.shape[1] - 1)
+        return take(self.start.mean, steps.flatten(1)).unflatten(1, steps.shape[1:])
+
+    def _sampled(
+        self, nominal: Float[Tensor, "B N 1 1 A"], depth: Int[Tensor, "B N"], count: int
+    ) -> Float[Tensor, "B N K 1 A"]:
+        noise = standard_normal(nominal.expand(-1, -1, count, -1, -1), self.generator)
+        std = take(self.start.std, depth.clamp(max=self.start.std.shape[1] - 1))
+        return nominal + std[:, :, None, None] * noise
+
+    def _recorded(
+        self, depth: Int[Tensor, "B N"], count: int
+    ) -> tuple[Float[Tensor, "B N K C A"], Float[Tensor, "B N K"]]:
+        assert self.bank is not None
+        bank = self.bank.to(self.start.mean)
+        logits = bank.new_zeros(len(bank)) if self.weights is None else self.weights.to(bank).log()
+        everywhere = logits.expand(*depth.shape, -1)
+        if count == len(bank):
+            order = torch.arange(count, device=bank.device).expand(*depth.shape, -1)
+            return bank[order], everywhere.clone()
+        order = (everywhere + gumbel(everywhere, self.generator)).topk(count, dim=-1).indices
+        # the weights have had their say in the draw
+        return bank[order], torch.zeros_like(everywhere[:, :, :count])
+
+
+def check_bank(bank: Float[Tensor, "n C A"] | None, weights: Float[Tensor, " n"] | None) -> None:
+    """Refuse banks that hold nothing and weights that are not those of a bank."""
+    if bank is not None and (bank.ndim != 3 or 0 in bank.shape or not bank.isfinite().all()):
+        raise InputError(
+            f"bank must hold finite recorded chunks, `n C A`: n chunks of C actions; got {tuple(bank.shape)}"
+        )
+    if weights is None:
+        return
+    if bank is None or weights.shape != bank.shape[:1] or not (weights > 0).all():
+        raise InputError(
+            f"weights are positive, one for each chunk of the bank; got {tuple(weights.shape)} for "
+            f"{'no bank' if bank is None else f'{len(bank)} chunks'}"
+        )
+
+
+def standard_normal(like: Float[Tensor, "B *shape"], generator: Randomness) -> Float[Tensor, "B *shape"]:
+    """Normal noise, as much of it for each problem as in `like`."""
+    return deal(torch.empty_like(like), generator, fill_normal)
+
+
+def gumbel(like: Float[Tensor, "B *shape"], generator: Randomness) -> Float[Tensor, "B *shape"]:
+    """Standard Gumbel noise like `like`; the k largest of logits + noise are k draws without replacement."""
+    return -deal(
+        torch.empty_like(like), generator, lambda noise, own: noise.exponential_(generator=own)
+    ).log()
+
+
+def _beside(mask: Bool[Tensor, "B N"], values: Float[Tensor, "B N *latent"]) -> Bool[Tensor, "B N *ones"]:
+    return mask.view(*mask.shape, *(1,) * (values.ndim - mask.ndim))

@@ -9,7 +9,7 @@ from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.terms import ActionEffort, GoalDistance
 from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.proposals import NormBound
-from jepaplan.types import InputError, Plan, Search
+from jepaplan.types import InputError, Observation, Plan, Search
 
 
 class Halves:
@@ -249,3 +249,27 @@ def test_random_actions_do_not_depend_on_who_is_still_active():
         everyone, some = free.act(GOALS), masked.act(GOALS, active)
         assert torch.equal(everyone[active], some[active])
         assert (some[1] == 0).all()
+
+
+class Body(Walk):
+    """The point is seen where it is, and feels how far it is from where it seems."""
+
+    def encode(self, observation: torch.Tensor, proprioception: torch.Tensor | None = None) -> torch.Tensor:
+        assert proprioception is not None
+        return super().encode(observation) + proprioception
+
+
+def test_what_is_felt_reaches_the_encoder_for_those_who_are_planned():
+    """A goal and an observation, shifted by what is felt, are planned as if they were seen unshifted."""
+    felt = torch.tensor([[1.0, -2.0], [0.5, 0.0], [3.0, 1.0]])
+    active = torch.tensor([True, False, True])
+    actions = []
+    for world, shift in ((Walk(), None), (Body(), felt)):
+        controller = RecedingHorizon(world_model=world, planner=PLANNER, cost=COST)
+        seen = [GOALS, torch.zeros(3, 2)]
+        if shift is not None:
+            seen = [Observation(place - shift, shift) for place in seen]
+        controller.reset(seen[0], seeded(0))
+        actions.append(controller.act(seen[1], active))
+    torch.testing.assert_close(actions[0], actions[1])
+    assert not actions[1][1].any()

@@ -4,66 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_worlds import Bending, LongestStride, euclidean, problem
 
-from jepaplan.costs import compose
+from jepaplan.costs import streaming
 from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.terms import ActionEffort, GoalDistance, ImaginedStep, mean_square
-from jepaplan.types import InputError, Rollout
-
-
-class Units:
-    """Environment units are the normalised ones."""
-
-    def normalise(self, actions: torch.Tensor) -> torch.Tensor:
-        return actions
-
-    def inverse(self, actions: torch.Tensor) -> torch.Tensor:
-        return actions
-
-
-class Bending:
-    """A smooth nonlinear world whose latents differ from sample to sample."""
-
-    action_dim = 2
-    stride = 1
-    action_units = Units()
-
-    def __init__(self, width: int = 6, dtype: torch.dtype = torch.float64) -> None:
-        generator = torch.Generator().manual_seed(0)
-        turn = torch.randn(width, width, generator=generator, dtype=torch.float64) / width**0.5
-        push = torch.randn(2, width, generator=generator, dtype=torch.float64)
-        self.turn, self.push = turn.to(dtype), push.to(dtype)
-        self.rows: list[int] = []
-
-    def encode(self, observation: torch.Tensor, proprioception: torch.Tensor | None = None) -> torch.Tensor:
-        return observation
-
-    def step(self, latent: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        self.rows.append(len(latent))
-        return torch.tanh(latent @ self.turn + action @ self.push)
-
-    def rollout(self, latent: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        problems, samples = actions.shape[:2]
-        path = [latent.repeat_interleave(samples, 0)]
-        for action in actions.flatten(0, 1).unbind(1):
-            path.append(self.step(path[-1], action))
-        return torch.stack(path, dim=1).unflatten(0, (problems, samples))
-
-
-class LongestStride:
-    """A term that needs the whole path, the observed latent included."""
-
-    def over_path(self, rollout: Rollout, goal: torch.Tensor) -> torch.Tensor:
-        return rollout.latents.diff(dim=2).norm(dim=-1).amax(dim=-1)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def euclidean(source: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(source - goal, dim=-1)
-
+from jepaplan.types import InputError
 
 STEPWISE = {
     "goal": (2.0, GoalDistance(distance=mean_square)),
@@ -71,12 +17,6 @@ STEPWISE = {
     "touch": (1.5, GoalDistance(distance=euclidean, over="minimum")),
     "effort": (0.1, ActionEffort()),
 }
-
-
-def problem(seed: int, problems: int, samples: int, horizon: int) -> tuple[torch.Tensor, ...]:
-    generator = seeded(seed)
-    latent, goal = (torch.randn(problems, 6, generator=generator, dtype=torch.float64) for _ in range(2))
-    return latent, goal, torch.randn(problems, samples, horizon, 2, generator=generator, dtype=torch.float64)
 
 
 @settings(deadline=None, max_examples=25)
@@ -129,7 +69,7 @@ def test_whole_paths_come_from_the_world_models_own_rollout_in_bounded_memory(
     torch.testing.assert_close(
         whole, 3 * world.rollout(latent, actions).diff(dim=2).norm(dim=-1).amax(dim=-1)
     )
-    monkeypatch.setattr(compose, "PATH_BYTES", 5 * 4 * (3 + 1) * 6)
+    monkeypatch.setattr(streaming, "PATH_BYTES", 5 * 4 * (3 + 1) * 6)
     world.rows.clear()
     torch.testing.assert_close(bound(actions), whole)
     assert max(world.rows) <= 5
@@ -142,12 +82,6 @@ def test_each_problem_has_its_own_start_and_goal():
     for b in range(4):
         alone = cost.bind(Bending(), latent[b : b + 1], goal[b : b + 1])(actions[b : b + 1])
         torch.testing.assert_close(together[b : b + 1], alone)
-
-
-def test_costs_have_gradients_with_respect_to_actions():
-    latent, goal, actions = problem(3, 2, 3, 4)
-    bound = WeightedSum(STEPWISE, chunk_rows=2).bind(Bending(), latent, goal)
-    assert torch.autograd.gradcheck(bound, actions.requires_grad_())
 
 
 def test_bfloat16_imagination_accumulates_in_float32():

@@ -4,18 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_worlds import euclidean, seeded
 
 from jepaplan.costs.terms import ActionEffort, GoalDistance, ImaginedStep, mean_square
 from jepaplan.costs.value import RemainingCost
 from jepaplan.types import InputError
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def euclidean(source: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(source - goal, dim=-1)
 
 
 def fold(term: GoalDistance | ActionEffort, latents: torch.Tensor, actions: torch.Tensor, goal: torch.Tensor):
@@ -23,7 +16,15 @@ def fold(term: GoalDistance | ActionEffort, latents: torch.Tensor, actions: torc
     total, horizon = None, latents.shape[2]
     for t in range(horizon):
         total = term.accumulate(
-            total, ImaginedStep(t + 1, horizon, latents[:, :, t], actions[:, :, t], goal[:, None])
+            total,
+            ImaginedStep(
+                index=t + 1,
+                horizon=horizon,
+                before=latents[:, :, t - 1] if t else torch.zeros_like(latents[:, :, 0]),
+                action=actions[:, :, t],
+                latent=latents[:, :, t],
+                goal=goal[:, None],
+            ),
         )
     return total
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from jepaplan.types import InputError
+from jepaplan.types import InputError, Observation
 
 
 @runtime_checkable
@@ -29,15 +29,17 @@ class RandomController:
     sampler: ActionSampler
     _generator: torch.Generator | None = field(default=None, init=False, repr=False)
 
-    def reset(self, goal: Shaped[Tensor, "B *observation"], generator: torch.Generator) -> None:
+    def reset(self, goal: Observation | Shaped[Tensor, "B *observation"], generator: torch.Generator) -> None:
         """Take the generator; goals do not matter."""
         self._generator = generator
 
     def act(
-        self, observation: Shaped[Tensor, "B *observation"], active: Bool[Tensor, " B"] | None = None
+        self,
+        observation: Observation | Shaped[Tensor, "B *observation"],
+        active: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B A_env"]:
         """One random action per problem; zeros for problems that are not `active`."""
         if self._generator is None:
             raise InputError("act needs a generator first: reset(goal, generator)")
-        actions = self.sampler(len(observation), self._generator)
+        actions = self.sampler(len(Observation.of(observation).frames), self._generator)
         return actions if active is None else actions.where(active[:, None], 0.0)

@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from jepaplan.control.goals import Goal, PursuedGoal, Standing, as_goal
 from jepaplan.control.record import Decision, shortlist
 from jepaplan.interfaces import CostTerms, Planner, SequenceCost, WorldModel
 from jepaplan.planners.proposals import shifted
-from jepaplan.types import InputError, Plan
+from jepaplan.types import InputError, Observation, Plan
 
 
 @runtime_checkable
@@ -38,7 +39,8 @@ class ExplainedCost(Protocol):
 class Pursuit:
     """Where B problems stand between two calls of `act`."""
 
-    goal: Float[Tensor, "B *latent"]
+    goal: PursuedGoal
+    standing: Standing  # which subgoal each problem is at
     generators: list[torch.Generator]
     plans: Float[Tensor, "B H A"]  # the latest of each problem
     executed: Int[Tensor, " B"]  # how many steps of that plan have been executed
@@ -78,15 +80,20 @@ class RecedingHorizon:
             )
 
     @torch.no_grad()
-    def reset(self, goal: Shaped[Tensor, "B *observation"], generator: torch.Generator) -> None:
-        """Forget everything and pursue new goals, one per problem."""
-        latent = self.world_model.encode(goal)
-        fresh = self.planner.initial(len(goal), self.world_model.action_dim, latent.device)
-        nothing = torch.zeros(len(goal), dtype=torch.long, device=latent.device)
+    def reset(
+        self, goal: Goal | Observation | Shaped[Tensor, "B *observation"], generator: torch.Generator
+    ) -> None:
+        """Forget everything and pursue new goals, one per problem; an observation is a picture to be seen."""
+        wanted = as_goal(goal)
+        problems = len(wanted)
+        pursued = wanted.encode(self.world_model)
+        fresh = self.planner.initial(problems, self.world_model.action_dim, pursued.device)
+        nothing = torch.zeros(problems, dtype=torch.long, device=pursued.device)
         self.last = None
         self._pursuit = Pursuit(
-            goal=latent,
-            generators=split(generator, len(goal)),
+            goal=pursued,
+            standing=Standing.begin(problems, pursued.device),
+            generators=split(generator, problems),
             plans=fresh.mean,
             executed=nothing,
             planned=nothing.bool(),
@@ -95,22 +102,24 @@ class RecedingHorizon:
 
     @torch.no_grad()
     def act(
-        self, observation: Shaped[Tensor, "B *observation"], active: Bool[Tensor, " B"] | None = None
+        self,
+        observation: Observation | Shaped[Tensor, "B *observation"],
+        active: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B A_env"]:
         """Actions in environment units; problems that are not `active` are not planned and get zeros."""
-        pursuit = self._pursuit
-        if pursuit is None or len(observation) != len(pursuit.goal):
+        pursuit, seen = self._pursuit, Observation.of(observation)
+        if pursuit is None or len(seen.frames) != len(pursuit.planned):
             expected = (
                 "goals first: reset(goal, generator)"
                 if pursuit is None
-                else f"{len(pursuit.goal)} observations"
+                else f"{len(pursuit.planned)} observations"
             )
-            raise InputError(f"act was given {len(observation)} observations and needs {expected}")
+            raise InputError(f"act was given {len(seen.frames)} observations and needs {expected}")
         active = torch.ones_like(pursuit.planned) if active is None else active.to(pursuit.planned.device)
         exhausted = pursuit.executed >= min(self.replan_every, pursuit.horizon)
         due = (active & (exhausted | ~pursuit.planned)).nonzero()[:, 0]
         if len(due) > 0:
-            self._replan(pursuit, observation, due)
+            self._replan(pursuit, seen, due)
         pursuit.step += 1
         # an inactive problem may have used up its plan: any action will do, as zeros replace it
         now = pursuit.executed.clamp(max=pursuit.plans.shape[1] - 1)
@@ -118,13 +127,15 @@ class RecedingHorizon:
         pursuit.executed += active
         return self.world_model.action_units.inverse(actions).where(active[:, None], 0.0)
 
-    def _replan(
-        self, pursuit: Pursuit, observation: Shaped[Tensor, "B *observation"], due: Int[Tensor, " n"]
-    ) -> None:
+    def _replan(self, pursuit: Pursuit, seen: Observation, due: Int[Tensor, " n"]) -> None:
         began = time.perf_counter()
         start = self._start(pursuit, due)
-        latent = self.world_model.encode(observation[due.to(observation.device)])
-        cost = self.cost.bind(self.world_model, latent, pursuit.goal[due])
+        rows = due.to(seen.frames.device)
+        felt = None if seen.proprioception is None else seen.proprioception[rows]
+        latent = self.world_model.encode(seen.frames[rows], felt)
+        goal, standing = pursuit.goal.current(latent, pursuit.standing.of(due), pursuit.step)
+        pursuit.standing = pursuit.standing.updated(standing)
+        cost = self.cost.bind(self.world_model, latent, goal)
         generators = [pursuit.generators[problem] for problem in due.tolist()]
         search = self.planner.plan(cost, start, generators)
         horizon = start.mean.shape[1]

@@ -1,18 +1,31 @@
 """From values to costs: the only minus sign between "more is better" and "less is better".
 
-    symbol           here
-    V(z, g)          value          expected return, minus the steps to go: at most 0 and 0 at the goal
-    d(z, g) = -V     RemainingCost  what is still to be paid
+    symbol                                      here
+    V(z, g)                                     value           expected return, minus the steps to go
+    V(z)                                        WithoutGoal     a value that has one goal built in
+    d(z, g) = -V                                RemainingCost   what is still to be paid
+    -V(z_H, g)                                  GoalDistance(distance=RemainingCost(V), over="terminal")
+    -sum_{k=1..H} gamma^k V(z_k, g)             GoalDistance(distance=RemainingCost(V), over="discounted")
+    -(sum_{k<H} gamma^k r_k + gamma^H V(z_H))   NStepCost       n-step return with its bootstrap
+    r_k = -1 where z_k is not at g              NotYetThere     pays 1 there; `MinusReward` takes a learned r
 
-A quasimetric head is already a distance and goes into `GoalDistance` as it is; a value head goes in through
-`RemainingCost`: `GoalDistance(distance=RemainingCost(value), over="terminal")`.
+The n-step return is what TD-MPC2 plans with (arXiv:2310.16828). A quasimetric head is a distance already and
+goes in as it is. An ensemble is read first, by its mean, minimum or lower confidence bound, and is a `Value`
+then: `RemainingCost(ReadValue(ensemble, Reading(by="lower_confidence", caution=0.5)))` with the names of
+`jepaplan.models.value_heads`. How cautiously it is read is thus a choice of the cost, not of the head.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from jepaplan.costs.compose import Additive
+from jepaplan.costs.steps import ImaginedStep, discounted, refuse_growing_discount
+from jepaplan.interfaces import Distance
+from jepaplan.types import InputError
 
 
 @runtime_checkable
@@ -26,6 +39,35 @@ class Value(Protocol):
         ...
 
 
+@runtime_checkable
+class StateValue(Protocol):
+    """Return to go from a latent, for a task that needs no goal."""
+
+    def __call__(self, latent: Float[Tensor, "*batch D"]) -> Float[Tensor, "..."]:
+        """Values, or those of an ensemble with the members on the last axis."""
+        ...
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """A learned reward of taking an action at a latent."""
+
+    def __call__(
+        self, latent: Float[Tensor, "*batch D"], action: Float[Tensor, "*batch A"]
+    ) -> Float[Tensor, "*batch"]:
+        """Rewards: higher is better."""
+        ...
+
+
+@runtime_checkable
+class StepCost(Protocol):
+    """What one step costs."""
+
+    def __call__(self, step: ImaginedStep) -> Float[Tensor, "B S"]:
+        """Costs; lower is better."""
+        ...
+
+
 @dataclass(frozen=True)
 class RemainingCost:
     """A value as a `Distance`: what the value function expects to pay until the goal."""
@@ -33,7 +75,77 @@ class RemainingCost:
     value: Value
 
     def __call__(
-        self, source: Float[Tensor, "*#batch D"], goal: Float[Tensor, "*#batch D"]
+        self, source: Float[Tensor, "*#batch D"], goal: Float[Tensor, "*#batch W"]
     ) -> Float[Tensor, "*batch"]:
         """Minus the value."""
         return -self.value(source, goal)
+
+
+@dataclass(frozen=True)
+class MinusReward:
+    """A learned reward as a `StepCost`."""
+
+    reward: Reward
+
+    def __call__(self, step: ImaginedStep) -> Float[Tensor, "B S"]:
+        """Minus the reward of the step's action where it was taken."""
+        return -self.reward(step.before, step.action)
+
+
+@dataclass(frozen=True)
+class WithoutGoal:
+    """A state value V(z) where V(z, g) is expected; the goal is ignored."""
+
+    value: StateValue
+
+    def __call__(self, latent: Float[Tensor, "*batch D"], goal: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The value of `latent`."""
+        return self.value(latent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotYetThere:
+    """One per step that begins further from the goal than `threshold`: steps until the goal is reached.
+
+    A path that leaves the goal pays again, as the value of a reward of -1 wherever the goal is not reached
+    says. A sharp threshold has no gradient; `softness` makes it a sigmoid for gradient planners.
+    """
+
+    distance: Distance
+    threshold: float  # in units of `distance`
+    softness: float = 0.0  # width of the sigmoid in units of `distance`; 0 is a sharp threshold
+
+    def __post_init__(self) -> None:
+        """Refuse thresholds that nothing can undercut."""
+        if self.threshold < 0 or self.softness < 0:
+            raise InputError(
+                "threshold and softness are distances, 0 or more; got "
+                f"threshold={self.threshold}, softness={self.softness}"
+            )
+
+    def __call__(self, step: ImaginedStep) -> Float[Tensor, "B S"]:
+        """1 where the step begins away from the goal, 0 where it begins at the goal."""
+        beyond = self.distance(step.before, step.goal) - self.threshold
+        return torch.sigmoid(beyond / self.softness) if self.softness > 0 else (beyond > 0).to(beyond.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NStepCost(Additive):
+    """What imagined steps cost, discounted, and what remains after the last: minus an n-step return."""
+
+    running: StepCost  # NotYetThere(...) or MinusReward(reward)
+    remaining: Distance  # RemainingCost(value), or a quasimetric
+    discount: float = 1.0  # per model step; the one that the value was trained with
+    label: ClassVar[str] = "n-step cost"
+
+    def __post_init__(self) -> None:
+        """Refuse a discount that would grow."""
+        refuse_growing_discount(self.discount)
+
+    def step_cost(self, step: ImaginedStep) -> Float[Tensor, "B S"]:
+        """The running cost; the first step is not discounted."""
+        return discounted(self.running(step), self.discount, step.index - 1)
+
+    def to_go(self, step: ImaginedStep) -> Float[Tensor, "B S"]:
+        """The bootstrap."""
+        return discounted(self.remaining(step.latent, step.goal), self.discount, step.index)

@@ -1,0 +1,215 @@
+"""A weighted sum of terms for B problems, imagined in chunks or one step at a time.
+
+Samples go through the world model in chunks of at most `chunk_rows` rows, each chunk from its first step to
+its last. A chunk's activations stay in the processor's cache, and a replan never holds more latents than
+one chunk's.
+
+Imagination runs in the dtype of the latent that the cost was bound to. Terms always see float32 or better,
+because a bfloat16 sum over 96 steps would lose the differences that rank the samples.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from jepaplan.costs.steps import AdditiveTerm, ImaginedStep, PathTerm, StepwiseTerm, Term
+from jepaplan.interfaces import WorldModel
+from jepaplan.types import Expansion, InputError, Rollout
+
+PATH_BYTES = 32 * 2**20  # what whole paths of one chunk may occupy, when some term asks for whole paths
+
+
+@dataclass(frozen=True)
+class BoundSum:
+    """A `SequenceCost` and a `StepwiseCost`: the terms for B problems, each with its own latent and goal."""
+
+    terms: Mapping[str, tuple[float, Term]]
+    world_model: WorldModel
+    latent: Float[Tensor, "B *latent"]
+    goal: Float[Tensor, "B *goal"]
+    chunk_rows: int | None = None
+
+    def __call__(self, actions: Float[Tensor, "B S H A"]) -> Float[Tensor, "B S"]:
+        """The weighted sum of all terms."""
+        return torch.stack(list(self.breakdown(actions).values())).sum(dim=0)
+
+    def breakdown(self, actions: Float[Tensor, "B S H A"]) -> dict[str, Float[Tensor, "B S"]]:
+        """Each term's weighted share; the shares sum to the cost."""
+        self._check(actions)
+        keep_freed_memory()
+        dtype = torch.promote_types(actions.dtype, torch.float32)
+        shares = {name: actions.new_empty(actions.shape[:2], dtype=dtype) for name in self.terms}
+        for problems, samples in self._chunks(actions[:, :, 0], self._path_rows(actions)):
+            for name, total in self._totals(actions[problems, samples], problems).items():
+                shares[name][problems, samples] = self.terms[name][0] * total
+        for name, share in shares.items():
+            _refuse_nan(name, share)
+        return shares
+
+    def expand(
+        self,
+        latents: Float[Tensor, "B N *latent"],
+        actions: Float[Tensor, "B N A"],
+        depth: Int[Tensor, "B N"] | int,
+        horizon: int,
+    ) -> Expansion:
+        """Take action number `depth` (from 1) of paths of `horizon` steps from every node, in one call.
+
+        Along a path of `horizon` steps, the sum of `step_cost` plus the last `to_go` is what calling this
+        cost with the path's actions gives.
+        """
+        self._check(actions)
+        additive = {name: _taken_by_steps(name, weight, term) for name, (weight, term) in self.terms.items()}
+        keep_freed_memory()
+        dtype = torch.promote_types(actions.dtype, torch.float32)
+        reached = latents.new_empty(latents.shape, dtype=self.latent.dtype)
+        paid, to_go = (actions.new_zeros(actions.shape[:2], dtype=dtype) for _ in range(2))
+        for problems, nodes in self._chunks(actions, self._rows(actions)):
+            before, action = latents[problems, nodes].to(self.latent.dtype), actions[problems, nodes]
+            after = self.world_model.step(before.flatten(0, 1), action.flatten(0, 1).to(before.dtype))
+            after = after.unflatten(0, action.shape[:2])
+            reached[problems, nodes] = after
+            step = ImaginedStep(
+                index=depth if isinstance(depth, int) else depth[problems, nodes],
+                horizon=horizon,
+                before=_at_least_float32(before),
+                action=action,
+                latent=_at_least_float32(after),
+                goal=_at_least_float32(self.goal[problems, None]),
+            )
+            for name, (weight, term) in additive.items():
+                for total, share in ((paid, term.step_cost(step)), (to_go, term.to_go(step))):
+                    if share is not None:
+                        _refuse_nan(name, share)
+                        total[problems, nodes] += weight * share
+        return Expansion(reached, paid, to_go)
+
+    def _totals(self, actions: Float[Tensor, "b s H A"], problems: slice) -> dict[str, Tensor]:
+        whole = {name: term for name, (_, term) in self.terms.items() if isinstance(term, PathTerm)}
+        stepwise = {name: term for name, (_, term) in self.terms.items() if isinstance(term, StepwiseTerm)}
+        goal = _at_least_float32(self.goal[problems, None])
+        totals: dict[str, Tensor | None] = dict.fromkeys(self.terms)
+        paths: Tensor | None = None
+        if whole:
+            paths = self.world_model.rollout(self.latent[problems], actions.to(self.latent.dtype))
+            paths = _at_least_float32(paths)
+            totals |= {name: term.over_path(Rollout(actions, paths), goal) for name, term in whole.items()}
+        if stepwise:
+            latents = self._imagine(actions, problems) if paths is None else iter(paths.unbind(dim=2))
+            previous_action: Tensor | None = None
+            for index, (before, latent) in enumerate(itertools.pairwise(latents), start=1):
+                action = actions[:, :, index - 1]
+                step = ImaginedStep(
+                    index=index,
+                    horizon=actions.shape[2],
+                    before=before,
+                    action=action,
+                    latent=latent,
+                    goal=goal,
+                    previous_action=previous_action,
+                )
+                for name, term in stepwise.items():
+                    totals[name] = term.accumulate(totals[name], step)
+                previous_action = action
+        return {name: _counted(name, total) for name, total in totals.items()}
+
+    def _imagine(
+        self, actions: Float[Tensor, "b s H A"], problems: slice
+    ) -> Iterator[Float[Tensor, "b s *latent"]]:
+        grid = actions.shape[:2]
+        # one contiguous block of actions per step, so that the predictor reads no strided memory
+        by_step = actions.flatten(0, 1).transpose(0, 1).to(self.latent.dtype).contiguous()
+        latent = self.latent[problems].repeat_interleave(grid[1], dim=0)
+        yield _at_least_float32(latent).unflatten(0, grid)
+        for action in by_step:
+            latent = self.world_model.step(latent, action)
+            yield _at_least_float32(latent).unflatten(0, grid)
+
+    def _rows(self, actions: Tensor) -> int:
+        return self.chunk_rows or default_chunk_rows(actions.device)
+
+    def _path_rows(self, actions: Float[Tensor, "B S H A"]) -> int:
+        rows = self._rows(actions)
+        if any(isinstance(term, PathTerm) for _, term in self.terms.values()):
+            rows = min(rows, max(1, PATH_BYTES // (4 * (actions.shape[2] + 1) * self.latent[0].numel())))
+        return rows
+
+    @staticmethod
+    def _chunks(grid: Float[Tensor, "B S A"], rows: int) -> Iterator[tuple[slice, slice]]:
+        problems, samples = grid.shape[:2]
+        across, along = max(1, rows // samples), _even_part(samples, rows)
+        for problem in range(0, problems, across):
+            for sample in range(0, samples, along):
+                yield slice(problem, problem + across), slice(sample, sample + along)
+
+    def _check(self, actions: Tensor) -> None:
+        if len(actions) != len(self.latent) or len(actions) != len(self.goal):
+            raise InputError(
+                f"actions are for {len(actions)} problems, but this cost was bound to "
+                f"{len(self.latent)} latents and {len(self.goal)} goals; "
+                "bind it again for the problems that are left"
+            )
+        if actions.shape[-1] != self.world_model.action_dim:
+            raise InputError(
+                f"actions have {actions.shape[-1]} components per step; this world model takes "
+                f"{self.world_model.action_dim}"
+            )
+
+
+def default_chunk_rows(device: torch.device) -> int:
+    """On a CPU what keeps each thread's activations in its cache, elsewhere what keeps the device busy."""
+    return min(4096, 512 * torch.get_num_threads()) if device.type == "cpu" else 65536
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Teach the C library, once per process, to keep blocks of a chunk's size when they are freed.
+
+    glibc first returns every freed block above 128 KB to the kernel, and each layer of each imagined step
+    then waits for fresh pages: a fifth of a replan's time. Freeing one large block raises that limit to the
+    block's size (mallopt(3), M_MMAP_THRESHOLD). The block is never touched; other C libraries do not mind.
+    """
+    torch.empty(16 * 2**20, dtype=torch.uint8)
+
+
+def _taken_by_steps(name: str, weight: float, term: Term) -> tuple[float, AdditiveTerm]:
+    if not isinstance(term, AdditiveTerm):
+        raise InputError(
+            f"cost term '{name}' ({type(term).__name__}) looks at more of a path than one step, so it cannot "
+            "be paid step by step: leave it out for tree search, beam and collocation, or plan with a "
+            "planner that scores whole plans (MPPI, CEM, gradient)"
+        )
+    return weight, term
+
+
+def _counted(name: str, total: Tensor | None) -> Tensor:
+    if total is None:
+        raise InputError(f"cost term '{name}' counted nothing; plans need a horizon of at least one step")
+    return total
+
+
+def _refuse_nan(name: str, share: Tensor) -> None:
+    undefined = share.isnan()
+    if undefined.any():
+        problem = int(undefined.any(dim=-1).nonzero()[0])
+        raise InputError(
+            f"cost term '{name}' is NaN for {int(undefined[problem].sum())} of {share.shape[1]} "
+            f"samples of problem {problem}. Look at the latents: the world model may diverge under "
+            "actions larger than it was trained with (give the planner bounds or a smaller std), or its "
+            "weights may hold NaN."
+        )
+
+
+def _even_part(total: int, limit: int) -> int:
+    # 2000 rows under a limit of 512 go as 4 x 500, not 3 x 512 + 464: equal parts, none of them tiny
+    parts = -(-total // limit)
+    return -(-total // parts)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

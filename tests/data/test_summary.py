@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from jepaplan.data.collect import collect_wall
 from jepaplan.data.episodes import EpisodeWriter, open_episodes
 from jepaplan.data.summary import summarise
+from jepaplan.data.wall_walks import collect_wall
 from jepaplan.envs.wall import WALL_SMALL
 
 

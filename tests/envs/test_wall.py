@@ -16,6 +16,7 @@ from jepaplan.envs.wall import (
     WallLayouts,
     WallWorld,
 )
+from jepaplan.interfaces import World
 from jepaplan.types import InputError
 
 WORLD = WallWorld(WALL_SMALL)
@@ -63,7 +64,7 @@ def test_no_step_passes_a_wall_or_leaves_the_box(seed, size, world):
     positions = world.sample_positions(layouts, generator)
     for _ in range(4):
         actions = size * torch.randn(16, 2, generator=generator)
-        moved = world.step(positions, actions, layouts, generator)
+        moved = world.move(positions, actions, layouts, generator)
         for row in range(16):
             place = (int(layouts.wall_x[row]), int(layouts.door_y[row]))
             assert not touches_exactly(positions[row].tolist(), moved[row].tolist(), *place)
@@ -80,7 +81,7 @@ def test_a_move_is_blocked_exactly_when_it_touches(seed, size):
     positions = middle + 6 * torch.randn(32, 2, generator=generator)
     free = WORLD.is_free(positions, layouts)
     actions = size * torch.randn(32, 2, generator=generator)
-    moved = WORLD.step(positions, actions, layouts)
+    moved = WORLD.move(positions, actions, layouts)
     for row in free.nonzero().flatten().tolist():
         place = (int(layouts.wall_x[row]), int(layouts.door_y[row]))
         blocked = touches_exactly(positions[row].tolist(), (positions + actions)[row].tolist(), *place)
@@ -104,7 +105,7 @@ def test_a_move_is_blocked_exactly_when_it_touches(seed, size):
     ],
 )
 def test_known_moves(start, action, passes):
-    moved = WORLD.step(one(*start), one(*action), layout())
+    moved = WORLD.move(one(*start), one(*action), layout())
     expected = one(*start) + one(*action) if passes else one(*start)
     assert torch.equal(moved, expected)
 
@@ -112,7 +113,7 @@ def test_known_moves(start, action, passes):
 def test_a_bounced_dot_is_thrown_back_from_what_it_hit():
     layouts = WallLayouts(torch.full((500,), 32.0), torch.full((500,), 30.0))
     start = one(28, 15).expand(500, 2)
-    moved = BOUNCY.step(start, one(6, 0).expand(500, 2), layouts, seeded(0))
+    moved = BOUNCY.move(start, one(6, 0).expand(500, 2), layouts, seeded(0))
     assert (moved[:, 0] <= 31 - 0.3 + 1e-4).all()
     assert (moved[:, 0] > 28.5).all()  # at the wall, not where it started
     assert 0.4 < float(moved[:, 1].std()) < 0.6
@@ -120,7 +121,7 @@ def test_a_bounced_dot_is_thrown_back_from_what_it_hit():
 
 def test_a_noisy_world_asks_for_its_generator():
     with pytest.raises(InputError, match=r"torch\.Generator"):
-        BOUNCY.step(one(10, 10), one(1, 1), layout())
+        BOUNCY.move(one(10, 10), one(1, 1), layout())
 
 
 @given(seed=st.integers(0, 2**31))
@@ -129,7 +130,7 @@ def test_what_is_sampled_is_legal(seed):
     generator = seeded(seed)
     layouts = WORLD.sample_layouts(200, generator)
     assert WORLD.is_free(WORLD.sample_positions(layouts, generator), layouts).all()
-    start, goal = WORLD.sample_tasks(layouts, generator)
+    start, goal = WORLD.sample_opposite(layouts, generator)
     for place in (start, goal):
         assert WORLD.is_free(place, layouts).all()
         assert ((place >= 6.6 - 1e-4) & (place <= 56.4 + 1e-4)).all()
@@ -147,8 +148,8 @@ def test_layouts_cover_their_ranges_and_fixed_ones_do_not_move():
 
 
 def test_success_is_a_circle_of_root_two():
-    goal = one(20, 20).expand(3, 2)
-    near = torch.tensor([[21.0, 20.99], [21.0, 21.0], [20.0, 21.5]])
+    goal = torch.tensor([[20.0, 20.0, 32.0, 30.0]]).expand(3, 4)
+    near = goal + torch.tensor([[1.0, 0.99, 0, 0], [1.0, 1.0, 0, 0], [0.0, 1.5, 0, 0]])
     assert WORLD.reached(near, goal).tolist() == [True, False, False]
 
 
@@ -200,7 +201,7 @@ def test_shortest_paths_against_brute_force(seed):
     """From room to room a path meets both faces inside the door: try many pairs of heights."""
     generator = seeded(seed)
     layouts = WORLD.sample_layouts(16, generator)
-    start, goal = (place.double() for place in WORLD.sample_tasks(layouts, generator))
+    start, goal = (place.double() for place in WORLD.sample_opposite(layouts, generator))
     left = torch.where((start[:, 0] < goal[:, 0])[:, None], start, goal)
     right = torch.where((start[:, 0] < goal[:, 0])[:, None], goal, start)
     height = layouts.door_y.double()[:, None] + torch.linspace(-4, 4, 401).double()
@@ -238,3 +239,67 @@ def test_other_sizes_are_worlds_too():
     positions = world.sample_positions(layouts, seeded(1))
     assert world.render(positions, layouts).shape == (50, 2, 96, 96)
     assert float(positions.max()) > 64
+
+
+@pytest.mark.parametrize("world", [WORLD, BOUNCY, WallWorld(WALL_SMALL_FIXED)])
+def test_the_world_by_its_state_says_what_positions_in_layouts_say(world):
+    assert isinstance(world, World)
+    start, goal = world.sample_tasks(64, seeded(0))
+    layouts = world.sample_layouts(64, seeded(0))
+    assert torch.equal(start, world.state(start[:, :2], layouts))
+    assert world.apart(start, goal).all()
+    assert (world.is_possible(start) & world.is_possible(goal)).all()
+    assert torch.equal(world.observe(start).frames, world.render(start[:, :2], layouts))
+    assert world.observe(start).proprioception is None
+    assert torch.equal(world.cost_to_go(start, goal), world.geodesic(start[:, :2], goal[:, :2], layouts))
+    actions = 3 * torch.randn(64, 2, generator=seeded(1))
+    moved = world.step(start, actions, seeded(2))
+    assert torch.equal(moved[:, :2], world.move(start[:, :2], actions, layouts, seeded(2)))
+    assert torch.equal(moved[:, 2:], start[:, 2:])
+    others = world.sample_states(start, seeded(3))
+    assert world.is_possible(others).all()
+    assert torch.equal(others[:, 2:], start[:, 2:])
+    assert not world.is_possible(torch.full((1, 4), torch.nan)).any()
+
+
+def test_a_bounce_is_imagined_as_staying_in_place():
+    start = torch.tensor([[28.0, 15.0, 32.0, 30.0]])
+    assert torch.equal(BOUNCY.step(start, one(6, 0)), start)
+    assert not torch.equal(BOUNCY.step(start, one(6, 0), seeded(0)), start)
+
+
+def test_scenery_is_where_the_dot_cannot_be():
+    state = torch.tensor([[10.0, 10.0, 32.0, 30.0]])
+    border, *walls = WORLD.scenery(state[0])
+    assert (border.kind, border.low, border.high) == ("border", (4, 4), (59, 59))
+    generator = seeded(0)
+    state = state.repeat(2000, 1)
+    state[:, :2] = 4.5 + 54 * torch.rand(2000, 2, generator=generator)
+    inside = torch.zeros(2000, dtype=torch.bool)
+    for wall in walls:
+        low, high = torch.tensor(wall.low), torch.tensor(wall.high)
+        inside |= ((state[:, :2] >= low) & (state[:, :2] <= high)).all(-1)
+    assert inside.any()
+    assert torch.equal(WORLD.is_possible(state), ~inside)
+
+
+def test_typical_actions_are_sixteen_headings_of_three_lengths():
+    actions = WallWorld(WALL_BIG).typical_actions()
+    assert actions.shape == (48, 2)
+    torch.testing.assert_close(actions.norm(dim=-1), torch.tensor([0.4, 2.0, 3.6]).repeat_interleave(16))
+    assert len(actions.round(decimals=3).unique(dim=0)) == 48
+
+
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None)
+def test_places_in_the_wall_are_moved_to_its_face_and_free_ones_are_left(seed):
+    generator = seeded(seed)
+    like = WORLD.fresh_layouts(200, generator)
+    places = 4.1 + 54.8 * torch.rand(200, 2, generator=generator)
+    placed = WORLD.placed(like, places)
+    free = WORLD.is_possible(torch.cat([places, like[:, 2:]], dim=-1))
+    assert torch.equal(placed[free, :2], places[free])
+    moved = placed[~free, 0] - placed[~free, 2]
+    assert (moved.abs() == 1).all()
+    goals = WORLD.sample_states(like, generator)
+    assert WORLD.cost_to_go(placed, goals).isfinite().all()

@@ -1,120 +1,100 @@
-"""Record episodes: the wall sets of the papers, or any gymnasium environment that shows pictures.
+"""Record episodes: walks in one of our worlds, or any gymnasium environment that shows pictures.
 
-The wall sets are those of Destrade et al. (arXiv:2601.00844): 1000 trajectories of 64 states, a new random
-layout for each, half of them through the door. Walks are drawn, walked, and kept or rejected by whether they
-truly changed room.
+Walks come from a walker (`data.walks`) as true states; here they are drawn, block by block, and written.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from jepaplan.data.episodes import EpisodeWriter
-from jepaplan.data.wall_walks import changes_room, crossing_walks, free_walks, simulate
+from jepaplan.data.walks import Walker, find_walker, takes
 from jepaplan.envs.check import WorldInterface, check_world
-from jepaplan.envs.wall import WallConfig, WallLayouts, WallWorld
+from jepaplan.envs.worlds import find_world
+from jepaplan.interfaces import World
 from jepaplan.types import InputError, SeedTree
 
 Progress = Callable[[int, int], None]  # called with the episodes done and the episodes in all
 BLOCK_FRAMES = 1024  # drawn at once: few enough to stay in the processor's cache
-ATTEMPTS = 200  # rounds of drawing walks before giving up on a kind of walk
 
 
-@dataclass(frozen=True)
-class Walks:
-    """Walks through the two rooms, before they are drawn."""
-
-    positions: Float[Tensor, "B frames 2"]
-    actions: Float[Tensor, "B steps 2"]
-    layouts: WallLayouts
-
-    def select(self, index: Tensor) -> "Walks":
-        """The walks numbered, or marked true, in `index`."""
-        return Walks(self.positions[index], self.actions[index], self.layouts.select(index))
-
-
-def collect_wall(
+def collect_world(
     path: Path | str,
-    config: WallConfig,
+    world: World,
+    walker: Walker,
     *,
     trajectories: int = 1000,
     states: int = 64,
     seed: int = 0,
-    crossing_fraction: float = 0.5,
+    manifest: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Record `trajectories` walks of `states` frames (so `states - 1` actions) into one file."""
-    if trajectories < 1 or states < 3 or not 0 <= crossing_fraction <= 1:
-        raise InputError(
-            f"need trajectories >= 1, states >= 3 and crossing_fraction in [0, 1]; "
-            f"got {trajectories}, {states}, {crossing_fraction}"
-        )
-    world = WallWorld(config)
-    crossing = round(crossing_fraction * trajectories)
-    manifest: dict[str, Any] = {"world": asdict(config), "collector": "collect_wall", "seed": seed}
-    manifest |= {"trajectories": trajectories, "states": states, "crossing": crossing}
-    manifest |= {"state_names": ["x", "y", "wall_x", "door_y"], "action_names": ["dx", "dy"]}
-    walks = wall_walks(
-        world, trajectories, crossing, states - 1, SeedTree(seed).torch("collect_wall", config.name)
-    )
-    with EpisodeWriter(Path(path), manifest) as writer:
-        block = max(1, BLOCK_FRAMES // states)
-        for numbers in torch.arange(trajectories).split(block):
+    """Record `trajectories` walks of `states` frames (so `states - 1` actions) into one file.
+
+    `manifest` adds to what the file says about itself, or replaces some of it.
+    """
+    if trajectories < 1 or states < 3:
+        raise InputError(f"need trajectories >= 1 and states >= 3; got {trajectories} and {states}")
+    facts: dict[str, Any] = {"world": world.name, "collector": "collect_world", "seed": seed}
+    facts |= {"trajectories": trajectories, "states": states, **(manifest or {})}
+    # One stream for all worlds. Its name is that of the first of them: another would change its recordings.
+    walks = walker(world, trajectories, states - 1, SeedTree(seed).torch("collect_wall", world.name))
+    with EpisodeWriter(Path(path), facts) as writer:
+        for numbers in torch.arange(trajectories).split(max(1, BLOCK_FRAMES // states)):
             part = walks.select(numbers)
-            layouts = part.layouts.select(torch.arange(len(numbers)).repeat_interleave(states))
-            flat = part.positions.flatten(0, 1)
-            frames = world.render(flat, layouts).unflatten(0, (len(numbers), states))
-            truth = world.state(flat, layouts).unflatten(0, (len(numbers), states))
-            writer.append(frames, part.actions, states=truth)
+            seen = world.observe(part.states.flatten(0, 1))
+            shape = (len(numbers), states)
+            felt = None if seen.proprioception is None else seen.proprioception.unflatten(0, shape)
+            frames = seen.frames.unflatten(0, shape)
+            writer.append(frames, part.actions, states=part.states, proprioception=felt)
             if progress is not None:
                 progress(int(numbers[-1]) + 1, trajectories)
 
 
-def wall_walks(world: WallWorld, count: int, crossing: int, steps: int, generator: torch.Generator) -> Walks:
-    """`count` walks in random order, exactly `crossing` of which change room."""
-    kinds = [
-        _keep(world, crossing, steps, True, generator),
-        _keep(world, count - crossing, steps, False, generator),
-    ]
-    both = Walks(
-        torch.cat([walks.positions for walks in kinds]),
-        torch.cat([walks.actions for walks in kinds]),
-        WallLayouts(
-            torch.cat([walks.layouts.wall_x for walks in kinds]),
-            torch.cat([walks.layouts.door_y for walks in kinds]),
-        ),
-    )
-    return both.select(torch.randperm(count, generator=generator))
+@runtime_checkable
+class Recording(Protocol):
+    """What a recipe asks of the recording of its world."""
+
+    @property
+    def trajectories(self) -> int:
+        """How many walks."""
+        ...
+
+    @property
+    def states(self) -> int:
+        """Frames of each, one more than its actions."""
+        ...
+
+    @property
+    def crossing_fraction(self) -> float:
+        """Share of the walks that change room, where the world has rooms."""
+        ...
 
 
-def _keep(world: WallWorld, count: int, steps: int, crossing: bool, generator: torch.Generator) -> Walks:
-    """`count` walks that change room, or that do not. Layouts are drawn first and keep their law."""
-    draw = crossing_walks if crossing else free_walks
-    layouts = world.sample_layouts(count, generator)
-    walks = Walks(torch.zeros(count, steps + 1, 2), torch.zeros(count, steps, 2), layouts)
-    missing = torch.arange(count)
-    for _ in range(ATTEMPTS):
-        if not len(missing):
-            return walks
-        here = layouts.select(missing)
-        start, actions = draw(world, here, steps, generator)
-        positions = simulate(world, start, actions, here, generator)
-        good = world.is_free(start, here) & (changes_room(positions, here, world.config) == crossing)
-        walks.positions[missing[good]], walks.actions[missing[good]] = positions[good], actions[good]
-        missing = missing[~good]
-    if not len(missing):
-        return walks
-    raise InputError(
-        f"{len(missing)} of {count} walks of {steps} steps still do not {'change' if crossing else 'keep'} "
-        f"room after "
-        f"{ATTEMPTS} draws; use more states, longer steps or another crossing_fraction"
+def record_world(
+    path: Path | str, name: str, recording: Recording, seed: int, progress: Progress | None = None
+) -> None:
+    """Record the world of that name as its own walker walks."""
+    walker: Any = find_walker(name)  # with options of its own
+    facts: dict[str, Any] = {}
+    if takes(walker, "crossing_fraction"):
+        walker = partial(walker, crossing_fraction=recording.crossing_fraction)
+        facts["crossing_fraction"] = recording.crossing_fraction
+    collect_world(
+        path,
+        find_world(name),
+        walker,
+        trajectories=recording.trajectories,
+        states=recording.states,
+        seed=seed,
+        manifest=facts,
+        progress=progress,
     )
 
 

@@ -1,6 +1,8 @@
 """Random walks in the two rooms: free ones that stay in a room, and ones built to pass the door.
 
-PLDM (arXiv:2502.14819), appendix on data; lengths and headings of arXiv:2601.00844.
+PLDM (arXiv:2502.14819), appendix on data; lengths and headings of arXiv:2601.00844, and its sets: 1000
+trajectories of 64 states, a new random layout for each, half of them through the door. Walks are drawn,
+walked, and kept or rejected by whether they truly changed room.
 
     paper                  here
     von Mises, kappa       heading_turns      turn from one step to the next
@@ -9,12 +11,92 @@ PLDM (arXiv:2502.14819), appendix on data; lengths and headings of arXiv:2601.00
 """
 
 import math
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from jepaplan.data.collect import Progress, collect_world
+from jepaplan.data.walks import Walks
 from jepaplan.envs.wall import INSET, WallConfig, WallLayouts, WallWorld
+from jepaplan.types import InputError
+
+ATTEMPTS = 200  # rounds of drawing walks before giving up on a kind of walk
+
+
+def collect_wall(
+    path: Path | str,
+    config: WallConfig,
+    *,
+    trajectories: int = 1000,
+    states: int = 64,
+    seed: int = 0,
+    crossing_fraction: float = 0.5,
+    progress: Progress | None = None,
+) -> None:
+    """Record two rooms of any geometry, which the file then describes; `collect_world` does the rest."""
+    collect_world(
+        path,
+        WallWorld(config),
+        partial(wall_walks, crossing_fraction=crossing_fraction),
+        trajectories=trajectories,
+        states=states,
+        seed=seed,
+        manifest={"world": asdict(config), "crossing": round(crossing_fraction * trajectories)},
+        progress=progress,
+    )
+
+
+def wall_walks(
+    world: WallWorld,
+    count: int,
+    steps: int,
+    generator: torch.Generator,
+    crossing_fraction: float = 0.5,
+) -> Walks:
+    """`count` walks in random order; exactly that fraction of them, rounded, change room."""
+    if not 0 <= crossing_fraction <= 1:
+        raise InputError(f"crossing_fraction is a share of the walks, in [0, 1]; got {crossing_fraction}")
+    crossing = round(crossing_fraction * count)
+    kinds = [
+        _keep(world, crossing, steps, True, generator),
+        _keep(world, count - crossing, steps, False, generator),
+    ]
+    both = Walks(torch.cat([walks.states for walks in kinds]), torch.cat([walks.actions for walks in kinds]))
+    return both.select(torch.randperm(count, generator=generator))
+
+
+def free_wall_walks(world: WallWorld, count: int, steps: int, generator: torch.Generator) -> Walks:
+    """`count` walks from anywhere to anywhere."""
+    layouts = world.sample_layouts(count, generator)
+    start, actions = free_walks(world, layouts, steps, generator)
+    return Walks(simulate(world, world.state(start, layouts), actions, generator), actions)
+
+
+def _keep(world: WallWorld, count: int, steps: int, crossing: bool, generator: torch.Generator) -> Walks:
+    """`count` walks that change room, or that do not. Layouts are drawn first and keep their law."""
+    draw = crossing_walks if crossing else free_walks
+    layouts = world.sample_layouts(count, generator)
+    walks = Walks(torch.zeros(count, steps + 1, world.state_width), torch.zeros(count, steps, 2))
+    missing = torch.arange(count)
+    for _ in range(ATTEMPTS):
+        if not len(missing):
+            return walks
+        here = layouts.select(missing)
+        start, actions = draw(world, here, steps, generator)
+        states = simulate(world, world.state(start, here), actions, generator)
+        good = world.is_free(start, here) & (changes_room(states, world.config) == crossing)
+        walks.states[missing[good]], walks.actions[missing[good]] = states[good], actions[good]
+        missing = missing[~good]
+    if not len(missing):
+        return walks
+    raise InputError(
+        f"{len(missing)} of {count} walks of {steps} steps still do not {'change' if crossing else 'keep'} "
+        f"room after {ATTEMPTS} draws; use more states, longer steps or another crossing_fraction"
+    )
 
 
 def heading_turns(
@@ -98,22 +180,19 @@ def crossing_walks(
 
 def simulate(
     world: WallWorld,
-    start: Float[Tensor, "B 2"],
+    start: Float[Tensor, "B 4"],
     actions: Float[Tensor, "B steps 2"],
-    layouts: WallLayouts,
     generator: torch.Generator,
-) -> Float[Tensor, "B steps+1 2"]:
+) -> Float[Tensor, "B steps+1 4"]:
     """Where the dots go."""
-    positions = [start]
+    states = [start]
     for action in actions.unbind(1):
-        positions.append(world.step(positions[-1], action, layouts, generator))
-    return torch.stack(positions, dim=1)
+        states.append(world.step(states[-1], action, generator))
+    return torch.stack(states, dim=1)
 
 
-def changes_room(
-    positions: Float[Tensor, "B frames 2"], layouts: WallLayouts, config: WallConfig
-) -> Bool[Tensor, " B"]:
+def changes_room(states: Float[Tensor, "B frames 4"], config: WallConfig) -> Bool[Tensor, " B"]:
     """True for a walk that is left of the wall at one time and right of it at another."""
-    from_wall = positions[:, :, 0] - layouts.wall_x[:, None]
+    from_wall = states[:, :, 0] - states[:, :, 2]
     half = config.wall_half_width
     return (from_wall < -half).any(1) & (from_wall > half).any(1)

@@ -121,11 +121,11 @@ class WallVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             gymnasium.logger.warn("to render, make the environment with render_mode='rgb_array'")
             return None
         task = self._running()
-        walls = self.world.render(task.positions, task.layouts)[:, 1].numpy()
+        walls = self.world.observe(task.states).frames[:, 1].numpy()
         last = self._steps.tolist()
         paths = torch.stack(self._path).numpy()
         return tuple(
-            picture(walls[number], paths[-1 - last[number] :, number], task.goals[number].tolist())
+            picture(walls[number], paths[-1 - last[number] :, number], task.goals[number, :2].tolist())
             for number in range(self.num_envs)
         )
 
@@ -135,7 +135,7 @@ class WallVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._task = begin(self.world, self.num_envs, options or {}, self._generator)
         self._steps = torch.zeros(self.num_envs, dtype=torch.long)
         self._done = torch.zeros(self.num_envs, dtype=torch.bool)
-        self._path = [self._task.positions]
+        self._path = [self.world.positions(self._task.states)]
 
     def move(
         self, actions: Float32[np.ndarray, "B 2"]
@@ -148,33 +148,33 @@ class WallVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 f"{actions.shape}: {actions.tolist()}"
             )
         cut = torch.from_numpy(actions).clamp(-config.step_max, config.step_max)
-        moved = self.world.step(task.positions, cut, task.layouts, self._generator)
+        moved = self.world.step(task.states, cut, self._generator)
         again = self._done
         task = task.at(moved)
         if bool(again.any()):
             task = task.where(~again, begin(self.world, self.num_envs, {}, self._generator))
         self._task = task
         self._steps = torch.where(again, 0, self._steps + 1)
-        terminated = self.world.reached(task.positions, task.goals) & ~again
+        terminated = self.world.reached(task.states, task.goals) & ~again
         truncated = (self._steps >= config.episode_steps) & ~terminated
         self._done = terminated | truncated
         if self.render_mode is not None:
-            self._path = [*self._path[-config.episode_steps :], task.positions]
+            self._path = [*self._path[-config.episode_steps :], self.world.positions(task.states)]
         return (-(~terminated & ~again).double()).numpy(), terminated.numpy(), truncated.numpy()
 
     def pixels(self) -> PixelsOfMany:
         """What is seen of every world."""
         task = self._running()
-        return self.world.render(task.positions, task.layouts).numpy()
+        return self.world.observe(task.states).frames.numpy()
 
     def info(self) -> dict[str, Any]:
         """Goals and true states; every entry is there for every world."""
         task = self._running()
         entries = {
-            "goal_observation": self.world.render(task.goals, task.layouts).numpy(),
-            "state": self.world.state(task.positions, task.layouts).numpy(),
-            "goal_state": self.world.state(task.goals, task.layouts).numpy(),
-            "is_success": self.world.reached(task.positions, task.goals).numpy(),
+            "goal_observation": self.world.observe(task.goals).frames.numpy(),
+            "state": task.states.numpy().copy(),
+            "goal_state": task.goals.numpy().copy(),
+            "is_success": self.world.reached(task.states, task.goals).numpy(),
         }
         present = np.ones(self.num_envs, bool)
         return entries | {f"_{name}": present for name in entries}

@@ -17,26 +17,20 @@ OPTIONS = ("layout", "start", "goal")
 
 @dataclass(frozen=True)
 class Task:
-    """Where the dots are and where they should go, one row per world."""
+    """Where the dots are and where they should go: true states, one row per world."""
 
-    layouts: WallLayouts
-    positions: Float[Tensor, "B 2"]
-    goals: Float[Tensor, "B 2"]
+    states: Float[Tensor, "B 4"]
+    goals: Float[Tensor, "B 4"]
 
-    def at(self, positions: Float[Tensor, "B 2"]) -> "Task":
+    def at(self, states: Float[Tensor, "B 4"]) -> "Task":
         """The same tasks, further on."""
-        return replace(self, positions=positions)
+        return replace(self, states=states)
 
     def where(self, keep: Bool[Tensor, " B"], other: "Task") -> "Task":
         """These tasks where `keep` is true, the `other` ones elsewhere."""
-        layouts = WallLayouts(
-            torch.where(keep, self.layouts.wall_x, other.layouts.wall_x),
-            torch.where(keep, self.layouts.door_y, other.layouts.door_y),
-        )
         row = keep[:, None]
         return Task(
-            layouts,
-            torch.where(row, self.positions, other.positions),
+            torch.where(row, self.states, other.states),
             torch.where(row, self.goals, other.goals),
         )
 
@@ -54,7 +48,7 @@ def begin(world: WallWorld, count: int, options: Mapping[str, Any], generator: t
     if given["layout"] is not None:
         layouts = WallLayouts(given["layout"][:, 0], given["layout"][:, 1])
         _check_layouts(world, layouts)
-    drawn = world.sample_tasks(layouts, generator)
+    drawn = world.sample_opposite(layouts, generator)
     for name in ("start", "goal"):
         _check_free(world, name, given[name], layouts)
     start, goal = given["start"], given["goal"]
@@ -62,7 +56,7 @@ def begin(world: WallWorld, count: int, options: Mapping[str, Any], generator: t
         start = drawn[0] if goal is None else _other_room(goal, drawn, layouts)
     if goal is None:
         goal = _other_room(start, drawn, layouts)
-    return Task(layouts, start, goal)
+    return Task(world.state(start, layouts), world.state(goal, layouts))
 
 
 def _pairs(name: str, value: Any, count: int) -> Float[Tensor, "B 2"] | None:

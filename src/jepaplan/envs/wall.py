@@ -4,118 +4,158 @@ Wall world of Sobal et al. (PLDM, arXiv:2502.14819), in the random-layout form o
 (arXiv:2601.00844) report WS (small steps) and WB (big steps). Positions are (x = column, y = row) in pixels,
 the origin is the centre of the top left pixel, an action is a displacement in pixels.
 
-    paper        here
-    WS, WB       WALL_SMALL, WALL_BIG
-    norm         step_mean, step_std, step_min, step_max    of a recorded action, pixels
-    kappa        heading_concentration                      of the von Mises turn from step to step
-
 Departs from PLDM: recording and evaluation share one rule. A move whose straight segment touches a border
 line, the wall outside its door or a jamb does not happen; `bounce_std > 0` gives the noisy bounce of its
 evaluation instead. Pictures have 64 x 64 pixels, as the papers say, not the 65 x 65 of the code.
+
+The true state is (x, y, wall_x, door_y). `WallWorld` is an `interfaces.World` of such states; below that it
+speaks of positions in layouts, for whoever draws and walks.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+import math
 
 import torch
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from jepaplan.envs.drawing import add_dots, distinct, draw_walls
 from jepaplan.envs.segments import crosses_rectangle, entry_fraction
-from jepaplan.types import InputError
+from jepaplan.envs.wall_config import (
+    WALL_BIG,
+    WALL_BIG_FIXED,
+    WALL_SMALL,
+    WALL_SMALL_FIXED,
+    WallConfig,
+    WallLayouts,
+)
+from jepaplan.envs.wall_paths import Solids, door_corners, shortest_path, wall_solids
+from jepaplan.types import InputError, Observation, Patch
 
 TOUCH = 1e-11  # pixels; wider than float64 rounding, so that a move is never free by a rounding error
-GRAZE = -1e-9  # a shortest path may slide along a wall and turn at its corners
 CLEARANCE = 0.3  # pixels between a bounced dot and what it bounced off
 INSET = 1e-3  # pixels by which a sampled position keeps away from every wall
 
 
-@dataclass(frozen=True, kw_only=True)
-class WallConfig:
-    """Geometry, drawing and step law of a two-room world. Lengths are pixels."""
-
-    name: str = "WallSmall"
-    size: int = 64  # height and width of the picture
-    dot_std: float = 1.3  # of the Gaussian dot
-    wall_half_width: int = 1  # columns on each side of the wall's middle: 3 in all
-    door_half_width: int = 4  # rows on each side of the door's middle: 9 in all
-    border: int = 4  # border lines at `border` and `size - 1 - border`; the dot lives strictly between them
-    wall_margin: int = 20  # a random wall is at an integer in [wall_margin, size - wall_margin)
-    door_margin: int = 10  # a random door is at an integer in [door_margin, size - door_margin)
-    layout: Literal["random", "fixed"] = "random"
-    fixed_wall_x: float = 32.0
-    fixed_door_y: float = 10.0
-    step_mean: float = 1.0  # of the truncated normal law of a recorded step's length
-    step_std: float = 0.4
-    step_min: float = 0.2
-    step_max: float = 1.8
-    heading_concentration: float = 5.0  # kappa; higher walks straighter
-    episode_steps: int = 200  # control steps given to reach a goal
-    bounce_std: float = 0.0  # 0 stays in place at a wall; 0.5 is the noisy bounce
-
-    def __post_init__(self) -> None:
-        """Refuse worlds that cannot be built or walked."""
-        if not 0 < self.step_min < self.step_max or self.step_std <= 0:
-            raise InputError(
-                f"steps need 0 < step_min < step_max and step_std > 0; got step_min={self.step_min}, "
-                f"step_max={self.step_max}, step_std={self.step_std}"
-            )
-        if (
-            min(self.dot_std, self.heading_concentration) <= 0
-            or self.bounce_std < 0
-            or self.episode_steps < 1
-        ):
-            raise InputError(
-                "dot_std and heading_concentration must be positive, bounce_std at least 0, episode_steps "
-                "at least 1; "
-                f"got {self.dot_std}, {self.heading_concentration}, {self.bounce_std}, {self.episode_steps}"
-            )
-        room = self.wall_margin - self.wall_half_width - self.border
-        sill = self.door_margin - self.door_half_width - self.border
-        if room < 4 * self.dot_std or sill < 0 or self.size <= 2 * max(self.wall_margin, self.door_margin):
-            raise InputError(
-                f"size={self.size}, border={self.border}, wall_margin={self.wall_margin}, door_margin="
-                f"{self.door_margin} leave no room beside the wall or no place for the door; "
-                "the defaults (64, 4, 20, 10) do"
-            )
-
-    @property
-    def low(self) -> float:
-        """The upper and the left border line."""
-        return float(self.border)
-
-    @property
-    def high(self) -> float:
-        """The lower and the right border line."""
-        return float(self.size - 1 - self.border)
-
-
-WALL_SMALL = WallConfig()
-WALL_BIG = WallConfig(
-    name="WallBig", step_mean=2.0, step_std=0.8, step_min=0.4, step_max=3.6, episode_steps=64
-)
-WALL_SMALL_FIXED = replace(WALL_SMALL, name="WallSmallFixed", layout="fixed")
-WALL_BIG_FIXED = replace(WALL_BIG, name="WallBigFixed", layout="fixed")
-
-
-@dataclass(frozen=True)
-class WallLayouts:
-    """Where the wall (column) and the middle of its door (row) are, one per world."""
-
-    wall_x: Float[Tensor, " B"]
-    door_y: Float[Tensor, " B"]
-
-    def select(self, index: Shaped[Tensor, " K"]) -> "WallLayouts":
-        """The layouts numbered, or marked true, in `index`."""
-        return WallLayouts(self.wall_x[index], self.door_y[index])
+CONFIGS = {config.name: config for config in (WALL_SMALL, WALL_BIG, WALL_SMALL_FIXED, WALL_BIG_FIXED)}
+_HEADINGS = 16  # of typical actions
 
 
 class WallWorld:
-    """Physics, picture and task of one `WallConfig`. Holds no state: positions come in and go out."""
+    """Physics, picture and task of one `WallConfig`. Holds no state: states come in and go out."""
+
+    action_dim = 2
+    state_width = 4  # x, y, wall_x, door_y
+    cost_unit = "pixels"
 
     def __init__(self, config: WallConfig = WALL_SMALL) -> None:
         self.config = config
+        self.name = config.name
+        self.episode_steps = config.episode_steps
+        self.image: tuple[int, int, int] = (2, config.size, config.size)
+
+    # ---- the world by its state ------------------------------------------------------------------------
+
+    def step(
+        self,
+        state: Float[Tensor, "B 4"],
+        actions: Float[Tensor, "B 2"],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B 4"]:
+        """Move the dots. Without a generator nothing is noise: a bounce is imagined as staying in place."""
+        positions, layouts = self.split_state(state)
+        if generator is None:
+            target = (positions + actions).to(positions.dtype)
+            stays = self.touches(positions, target, layouts)[:, None]
+            return self.state(torch.where(stays, positions, target), layouts)
+        return self.state(self.move(positions, actions, layouts, generator), layouts)
+
+    def observe(self, state: Float[Tensor, "B 4"]) -> Observation:
+        """Pictures; a dot has no body to feel."""
+        return Observation(self.render(*self.split_state(state)))
+
+    def reached(self, state: Float[Tensor, "B 4"], goal: Float[Tensor, "B 4"]) -> Bool[Tensor, " B"]:
+        """Reached when the mean of the squared x and y errors is below 1: within 1.41 pixels of the goal."""
+        return (state[:, :2] - goal[:, :2]).square().mean(-1) < 1.0
+
+    def cost_to_go(self, state: Float[Tensor, "B 4"], goal: Float[Tensor, "B 4"]) -> Float[Tensor, " B"]:
+        """The geodesic in pixels; on one side of the wall it is the straight line, which is quicker."""
+        lengths = (state[:, :2] - goal[:, :2]).norm(dim=-1)
+        offsets = torch.stack([state[:, 0], goal[:, 0]]) - state[:, 2]
+        half = self.config.wall_half_width
+        around = ~((offsets <= -half).all(0) | (offsets >= half).all(0))
+        start, layouts = self.split_state(state[around])
+        lengths[around] = self.geodesic(start, goal[around, :2], layouts)
+        return lengths
+
+    def is_possible(self, state: Float[Tensor, "B 4"]) -> Bool[Tensor, " B"]:
+        """True where the dot is strictly inside the box and off the wall."""
+        return self.is_free(*self.split_state(state))
+
+    def sample_tasks(
+        self, count: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "B 4"], Float[Tensor, "B 4"]]:
+        """Fresh layouts, a start in one room and a goal in the other."""
+        layouts = self.sample_layouts(count, generator)
+        start, goal = self.sample_opposite(layouts, generator)
+        return self.state(start, layouts), self.state(goal, layouts)
+
+    def sample_states(self, like: Float[Tensor, "B 4"], generator: torch.Generator) -> Float[Tensor, "B 4"]:
+        """Other places in the same layouts, uniform over the free space."""
+        _, layouts = self.split_state(like)
+        return self.state(self.sample_positions(layouts, generator), layouts)
+
+    def apart(self, state: Float[Tensor, "B 4"], goal: Float[Tensor, "B 4"]) -> Bool[Tensor, " B"]:
+        """In different rooms: left and right of the middle of the wall."""
+        return (state[:, 0] < state[:, 2]) != (goal[:, 0] < state[:, 2])
+
+    def typical_actions(self) -> Float[Tensor, "K 2"]:
+        """Sixteen headings at the shortest, the mean and the longest recorded step."""
+        angles = torch.arange(_HEADINGS) * (2 * math.pi / _HEADINGS)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        lengths = torch.tensor([self.config.step_min, self.config.step_mean, self.config.step_max])
+        return (lengths[:, None, None] * directions).flatten(0, 1)
+
+    def positions(self, state: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 2"]:
+        """The dot."""
+        return state[..., :2]
+
+    def scenery(self, state: Float[Tensor, " 4"]) -> tuple[Patch, ...]:
+        """The border line, and the wall above and below the door."""
+        low, high, half = self.config.low, self.config.high, self.config.wall_half_width
+        wall_x, door_y = float(state[2]), float(state[3])
+        top, bottom = door_y - self.config.door_half_width, door_y + self.config.door_half_width
+        return (
+            Patch("border", (low, low), (high, high)),
+            Patch("wall", (wall_x - half, low), (wall_x + half, top)),
+            Patch("wall", (wall_x - half, bottom), (wall_x + half, high)),
+        )
+
+    # ---- what probes ask beyond that: `evaluation.surveys.Surveyed` ------------------------------------
+
+    def fresh_layouts(self, count: int, generator: torch.Generator) -> Float[Tensor, "B 4"]:
+        """States that say where wall and door are; their dots are nowhere yet."""
+        layouts = self.sample_layouts(count, generator)
+        return self.state(torch.full((count, 2), torch.nan, device=generator.device), layouts)
+
+    def placed(self, state: Float[Tensor, "B 4"], positions: Float[Tensor, "B 2"]) -> Float[Tensor, "B 4"]:
+        """The same layouts, the dots at `positions`; those in the wall, where no path begins, at its face."""
+        config, (_, layouts) = self.config, self.split_state(state)
+        inside = positions.clamp(config.low + 0.01, config.high - 0.01)
+        offset = inside[:, 0] - layouts.wall_x
+        in_wall = (offset.abs() < config.wall_half_width) & (
+            (inside[:, 1] - layouts.door_y).abs() > config.door_half_width
+        )
+        face = layouts.wall_x + torch.where(offset < 0, -config.wall_half_width, config.wall_half_width)
+        x = torch.where(in_wall, face, inside[:, 0])
+        return torch.cat([torch.stack([x, inside[:, 1]], dim=-1), state[:, 2:]], dim=-1)
+
+    def passed(self, state: Float[Tensor, "B 4"], goal: Float[Tensor, "B 4"]) -> Bool[Tensor, " B"]:
+        """Beyond the wall, on the goal's side; not in the door any more."""
+        right = goal[:, 0] > state[:, 2]
+        offset = torch.where(right, state[:, 0] - state[:, 2], state[:, 2] - state[:, 0])
+        return offset > self.config.wall_half_width
+
+    # ---- positions in layouts --------------------------------------------------------------------------
 
     def sample_layouts(self, count: int, generator: torch.Generator) -> WallLayouts:
         """Random walls and doors, or `count` copies of the fixed one."""
@@ -143,7 +183,7 @@ class WallWorld:
         x = torch.where(self.is_free(positions, layouts), positions[:, 0], moved)
         return torch.stack([x, positions[:, 1]], dim=-1)
 
-    def sample_tasks(
+    def sample_opposite(
         self, layouts: WallLayouts, generator: torch.Generator
     ) -> tuple[Float[Tensor, "B 2"], Float[Tensor, "B 2"]]:
         """A start in one room and a goal in the other, both at least two dot widths from every wall."""
@@ -173,7 +213,7 @@ class WallWorld:
         blocked = crosses_rectangle(first[:, None], last[:, None], centre, half, TOUCH).any(-1)
         return blocked | ~in_box
 
-    def step(
+    def move(
         self,
         positions: Float[Tensor, "B 2"],
         actions: Float[Tensor, "B 2"],
@@ -188,7 +228,7 @@ class WallWorld:
         if generator is None:
             raise InputError(
                 f"this world bounces with noise (bounce_std={self.config.bounce_std}); "
-                "write `step(positions, actions, layouts, generator)` with a torch.Generator"
+                "write `move(positions, actions, layouts, generator)` with a torch.Generator"
             )
         return torch.where(blocked, self._bounce(positions, target, layouts, generator), target)
 
@@ -196,13 +236,8 @@ class WallWorld:
         """Pictures: channel 0 the dot, channel 1 the walls."""
         config = self.config
         wall_x, door_y, number = distinct(layouts.wall_x, layouts.door_y)
-        half_widths = (config.wall_half_width, config.door_half_width)
-        empty = draw_walls(wall_x, door_y, config.size, config.border, half_widths)
+        empty = draw_walls(wall_x, door_y, config.size, config.border, self._half_widths)
         return add_dots(empty.index_select(0, number), positions, config.dot_std)
-
-    def reached(self, positions: Float[Tensor, "B 2"], goals: Float[Tensor, "B 2"]) -> Bool[Tensor, " B"]:
-        """Reached when the mean of the squared x and y errors is below 1: within 1.41 pixels of the goal."""
-        return (positions - goals).square().mean(-1) < 1.0
 
     def geodesic(
         self, positions: Float[Tensor, "B 2"], goals: Float[Tensor, "B 2"], layouts: WallLayouts
@@ -210,21 +245,14 @@ class WallWorld:
         """Exact length of the shortest path, in pixels; infinite from or to the inside of the wall.
 
         The path may slide along walls and turn on the four corners of the door, so it is the infimum over
-        legal paths. It turns at most twice: the free space has no holes and the door is convex.
+        legal paths.
         """
-        start, end = positions.double(), goals.double()
-        reach = torch.tensor([self.config.wall_half_width, self.config.door_half_width], device=start.device)
-        signs = torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]], device=start.device)
-        corners = torch.stack([layouts.wall_x, layouts.door_y], dim=-1).double()[:, None] + signs * reach
-        to_corner = self._sight_line(start[:, None], corners, layouts)
-        from_corner = self._sight_line(end[:, None], corners, layouts)
-        between = torch.cdist(corners, corners, compute_mode="donot_use_mm_for_euclid_dist")
-        around = (to_corner[:, :, None] + between + from_corner[:, None, :]).amin((1, 2))
-        straight = self._sight_line(start[:, None], end[:, None], layouts)[:, 0]
-        return torch.minimum(straight, around).to(positions.dtype)
+        corners = door_corners(layouts.wall_x, layouts.door_y, self._half_widths)
+        length = shortest_path(positions.double(), goals.double(), corners, self._solids(layouts))
+        return length.to(positions.dtype)
 
     def state(self, positions: Float[Tensor, "B 2"], layouts: WallLayouts) -> Float[Tensor, "B 4"]:
-        """The true state (x, y, wall_x, door_y), for recording and probes."""
+        """The true state (x, y, wall_x, door_y)."""
         place = torch.stack([layouts.wall_x, layouts.door_y], dim=-1)
         return torch.cat([positions, place.to(positions)], dim=-1)
 
@@ -232,25 +260,12 @@ class WallWorld:
         """Undo `state`."""
         return state[:, :2], WallLayouts(state[:, 2], state[:, 3])
 
-    def _solids(self, layouts: WallLayouts) -> tuple[Float[Tensor, "B 2 2"], Float[Tensor, "B 2 2"]]:
-        """Centres and half extents of the wall above and below the door, reaching out of the picture."""
-        x, y = layouts.wall_x.double(), layouts.door_y.double()
-        far, door = float(self.config.size), self.config.door_half_width
-        above, below = (y - door - far) / 2, (y + door + 2 * far) / 2
-        centre = torch.stack([torch.stack([x, above], -1), torch.stack([x, below], -1)], dim=1)
-        width = torch.full_like(x, self.config.wall_half_width)
-        tall = [torch.stack([width, y - door - above], -1), torch.stack([width, below - y - door], -1)]
-        return centre, torch.stack(tall, dim=1)
+    @property
+    def _half_widths(self) -> tuple[int, int]:
+        return self.config.wall_half_width, self.config.door_half_width
 
-    def _sight_line(
-        self, start: Float[Tensor, "B S 2"], end: Float[Tensor, "B K 2"], layouts: WallLayouts
-    ) -> Float[Tensor, "B K"]:
-        """Length of each segment (S is 1 or K), infinite where the inside of the wall is in the way."""
-        centre, half = self._solids(layouts)
-        hidden = crosses_rectangle(
-            start[:, :, None], end[:, :, None], centre[:, None], half[:, None], GRAZE
-        ).any(-1)
-        return (end - start).norm(dim=-1).masked_fill(hidden, torch.inf)
+    def _solids(self, layouts: WallLayouts) -> Solids:
+        return wall_solids(layouts.wall_x, layouts.door_y, self._half_widths, self.config.size)
 
     def _bounce(
         self,
@@ -276,3 +291,8 @@ class WallWorld:
         landing = start + first.clamp(max=1) * move + torch.where(normal, away, noise)
         landing = landing.clamp(low, high).to(positions.dtype)
         return torch.where(self.touches(positions, landing, layouts)[:, None], positions, landing)
+
+
+def wall_world(name: str) -> WallWorld:
+    """The two rooms of that name."""
+    return WallWorld(CONFIGS[name])

@@ -14,16 +14,20 @@ from jepaplan.models.value_heads import QuasimetricHead, QuasimetricHeadConfig
 from jepaplan.objectives.imagined_graph import (
     UNREACHED,
     GroupSampler,
-    ImaginationConfig,
     ImaginedGroups,
     ImaginedScenes,
     ImaginedValueObjective,
-    believed_step,
-    farthest_points,
-    imagine_states,
+    forget_ways_to_traps,
     relative_error,
     shortest_paths,
     step_costs,
+)
+from jepaplan.objectives.imagined_states import (
+    ImaginationConfig,
+    are_traps,
+    believed_step,
+    farthest_points,
+    imagine_states,
     unit_directions,
 )
 from jepaplan.types import InputError
@@ -347,3 +351,37 @@ def test_where_steps_cannot_be_undone_the_way_back_is_not_taught():
         loss, _ = ImaginedValueObjective(distance, inverse_dynamics, config)(groups)
         learned = torch.autograd.grad(loss, distance.back, allow_unused=True, materialize_grads=True)[0]
         assert (learned.abs() > 0) == reversible
+
+
+class PlaneWithPit(Plane):
+    """Whoever comes within 1 of (5, 0) falls to its middle and stays there."""
+
+    middle = torch.tensor([5.0, 0.0])
+
+    def step(self, latent, action):
+        moved = latent + action
+        fell = ((moved - self.middle).norm(dim=-1) < 1) | ((latent - self.middle).norm(dim=-1) < 1e-3)
+        return torch.where(fell[:, None], self.middle.expand_as(moved), moved)
+
+
+def test_pits_are_found_and_nothing_is_reached_from_them():
+    config = replace(CONFIG, reversible=False, states=64, walkers=64, walk_steps=30)
+    world = PlaneWithPit(wall=False)
+    recorded = grid(half=8)
+    recorded = recorded[(recorded - world.middle).norm(dim=-1) > 1]
+    assert not are_traps(world, difference, recorded, config).any()
+    states = imagine_states(world, difference, recorded, config, seeded())
+    in_pit = (states - world.middle).norm(dim=-1) < 1e-3
+    assert 1 <= int(in_pit.sum()) <= 8
+    steps = forget_ways_to_traps(shortest_paths(step_costs(world, difference, states, config, seeded())))
+    from_pit = steps[in_pit][:, ~in_pit]
+    assert ((from_pit == UNREACHED) | from_pit.isnan()).all()
+    assert (from_pit == UNREACHED).float().mean() > 0.5
+    assert steps[~in_pit][:, in_pit].isnan().all()
+    assert (steps[~in_pit][:, ~in_pit] < UNREACHED).float().mean() > 0.5
+
+
+def test_unknown_pairs_teach_nothing_even_where_others_are_pushed_apart():
+    distances = torch.tensor([3.0, 4.0], requires_grad=True)
+    relative_error(distances, torch.tensor([1.0, torch.nan]), unreached=50.0).backward()
+    torch.testing.assert_close(distances.grad, torch.tensor([2.0, 0.0]))

@@ -1,4 +1,4 @@
-from dataclasses import replace
+import copy
 
 import pytest
 import torch
@@ -11,12 +11,15 @@ from jepaplan.models.quasimetric import IQE
 from jepaplan.models.value_heads import InverseDynamics
 from jepaplan.models.world_model import LatentWorldModel
 from jepaplan.objectives import vcreg
+from jepaplan.objectives.contrastive import contrastive_loss
 from jepaplan.objectives.iql import ValueConfig, distances_to_goals, value_loss
 from jepaplan.objectives.prediction import prediction_loss
+from jepaplan.objectives.regressive import regressive_loss
 from jepaplan.objectives.total import (
     JointObjective,
     LatentPredictionObjective,
     LatentSegments,
+    LatentValueObjective,
     ObjectiveWeights,
     PredictionObjective,
     RegulariserConfig,
@@ -34,6 +37,8 @@ ALL = ObjectiveWeights(
     inverse_dynamics=1.2,
     value=0.3,
     pair_regression=0.1,
+    contrastive=0.4,
+    regressive=0.6,
 )
 VALUE = ValueConfig(batch_goals=4)
 
@@ -88,7 +93,7 @@ def build_joint(model, **options):
 
 def test_the_prediction_objective_is_the_weighted_sum_of_its_parts():
     model, batch = world_model(), window_batch()
-    objective = build_prediction(model, replace(ALL, value=0.0, pair_regression=0.0))
+    objective = build_prediction(model)  # it leaves the parts of value objectives alone
     loss, metrics = objective(batch)
 
     encoded = torch.stack([model.encode(observations) for observations in batch.observations])
@@ -129,6 +134,60 @@ def test_the_value_objective_is_the_bellman_error_of_its_distance():
     expected = value_loss(distances, reached, discount=0.98, expectile=0.8)
     torch.testing.assert_close(metrics["value"], expected.detach())
     torch.testing.assert_close(loss, 2 * expected)
+
+
+@pytest.mark.parametrize("contrast", ["info_nce", "margin"])
+def test_the_baselines_shape_all_successive_latents(contrast):
+    model, batch = world_model(), window_batch()
+    weights = ObjectiveWeights(prediction=0.0, contrastive=2.0, regressive=3.0, variance=0.5)
+    config = RegulariserConfig(contrast=contrast, contrast_scale=0.7)
+    loss, metrics = build_value(model, weights, config=config)(batch)
+    encoded = model.encode_frames(batch.observations)
+    contrastive = contrastive_loss(encoded, form=contrast, scale=0.7)
+    regressive, variance = regressive_loss(encoded), vcreg.variance(encoded[:, 0])
+    torch.testing.assert_close(loss, 2 * contrastive + 3 * regressive + 0.5 * variance)
+    torch.testing.assert_close(metrics["contrastive"], contrastive.detach())
+    torch.testing.assert_close(metrics["regressive"], regressive.detach())
+
+
+def test_prediction_aims_at_the_target_encoder_and_does_not_move_it():
+    model, batch = world_model(), window_batch()
+    target = copy.deepcopy(model.pixel_encoder)
+    with torch.no_grad():
+        for parameter in target.parameters():
+            parameter.add_(0.1)
+    weights = ObjectiveWeights(prediction=1.0)
+    objective = PredictionObjective(model, weights, target_encoder=target)
+    loss, metrics = objective(batch)
+    encoded = model.encode_frames(batch.observations)
+    imagined = model.unroll(encoded[:, 0], model.action_units.normalise(batch.actions))
+    expected = prediction_loss(imagined, target.encode_frames(batch.observations), detach_targets=True)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(parameter.grad is None for parameter in target.parameters())
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    joint = JointObjective(
+        PredictionObjective(model, ObjectiveWeights(value=1.0), target_encoder=target),
+        build_value(model, ObjectiveWeights(value=1.0)),
+    )
+    torch.testing.assert_close(joint(batch)[1]["prediction"], metrics["prediction"])
+    with pytest.raises(InputError, match=r"targets\(batch\)"):
+        objective.terms(encoded, batch.actions)
+
+
+def test_a_second_space_learns_from_latents_what_it_would_from_frames():
+    model, batch = world_model(), window_batch()
+    weights = ObjectiveWeights(prediction=0.0, value=2.0, pair_regression=0.5)
+    value = build_value(model, weights)
+    alone = LatentValueObjective(value)
+    latents = model.encode_frames(batch.observations).detach()
+    loss, _ = alone(LatentSegments(latents, batch.actions, batch.frames))
+    torch.testing.assert_close(loss, value(batch)[0])
+    loss.backward()
+    assert set(alone.state_dict()) == {f"distance.{name}" for name in value.distance.state_dict()}
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with pytest.raises(InputError, match="which frame is which"):
+        alone(LatentSegments(latents, batch.actions))
 
 
 def test_joint_is_the_sum_and_encodes_once(monkeypatch):

@@ -145,6 +145,21 @@ def test_goals_are_the_own_last_state_then_states_of_the_batch():
     assert reached[2, 1, 3]
 
 
+def test_own_goals_are_the_states_of_the_segment_itself():
+    latents = torch.randn(3, 4, 6, generator=seeded(4), dtype=torch.float64)
+    frames = torch.tensor([[0, 1, 2, 3], [7, 8, 9, 10], [2, 3, 4, 5]])
+    distances, reached = distances_to_goals(latents, frames, Euclidean(), batch_goals=2, own_goals=True)
+    assert distances.shape == reached.shape == (3, 4, 1 + 3 + 2)
+    for b in range(3):
+        for t in range(4):
+            for goal, g in enumerate((3, 0, 1, 2)):  # the last first, then all others
+                expected = (latents[b, t] - latents[b, g]).norm()
+                assert distances[b, t, goal].item() == pytest.approx(expected.item(), abs=1e-5)
+                assert reached[b, t, goal] == (t == g)
+    alone, _ = distances_to_goals(latents, frames, Euclidean(), batch_goals=2)
+    torch.testing.assert_close(distances[:, :, [0, 4, 5]], alone)
+
+
 def test_shards_offer_the_goals_of_the_whole_batch():
     latents = torch.randn(6, 4, 3, generator=seeded(2))
     frames = torch.randint(0, 99, (6, 1), generator=seeded(3)) + torch.arange(4)

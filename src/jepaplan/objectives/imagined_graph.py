@@ -3,7 +3,7 @@
 No recorded path joins most pairs of states, so elapsed times never push them apart (docs/lab_notes.md). The
 world model can join them. In the scene of one recording:
 
-    imagine_states    walk at random from recorded latents; keep the states that are furthest from each other
+    imagine_states    states that are spread over the scene (`objectives.imagined_states`)
     step_costs        from each, go straight in every direction; an end beside another state is a way to it
     shortest_paths    the cheapest chains of such ways are the steps to go between all pairs
 
@@ -12,135 +12,28 @@ remembered states is Eysenbach et al., "Search on the Replay Buffer", arXiv:1906
 ones, and before any planning. Whether an end is "beside" a state is read by the inverse dynamics: the action
 that would join them.
 
-A predictor is wrong where moves are blocked: it hedges, and after some pushes it is through the wall. So an
-imagined step is believed only if the inverse dynamics reads from it nearly the action that was taken, and
-imagined actions are of the size that was recorded most, not the largest (docs/lab_notes.md: both were
-needed).
+Where steps cannot be undone there are traps: ends from which no step is believed in any direction, such as
+a pit. No line leads into one, so they are kept apart: nothing is reached from them, and nothing is said of
+the way to them.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepaplan.interfaces import WorldModel
+from jepaplan.objectives.imagined_states import (
+    ImaginationConfig,
+    InverseModel,
+    believed_step,
+    unit_directions,
+)
 from jepaplan.objectives.vcreg import Gather, alone
-from jepaplan.types import InputError
 
 UNREACHED = 1e4  # steps; what no chain of ways joins
-
-
-@runtime_checkable
-class InverseModel(Protocol):
-    """The normalised action that leads from one latent to the next."""
-
-    def __call__(
-        self, latent: Float[Tensor, "*batch D"], next_latent: Float[Tensor, "*batch D"]
-    ) -> Float[Tensor, "*batch A"]:
-        """Actions of a batch of pairs."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImaginationConfig:
-    """How a scene is explored in imagination, and what counts as a way from state to state."""
-
-    states: int = 384  # kept per scene
-    walkers: int = 64  # random walks per scene
-    walk_steps: int = 48  # model steps per walk
-    heading_noise: float = 0.3  # standard deviation of the change of direction per step, radians
-    step_norm: float = 1.5  # norm of imagined actions, in normalised units
-    largest_norm: float = 2.45  # norm of the largest allowed action: what counts as one step to go
-    directions: int = 16  # straight lines tried from every state
-    reach: int = 6  # model steps along each line
-    belief: float = (
-        0.3  # a step is believed if the action read from it is off by at most this share of its norm
-    )
-    tolerance: float = (
-        0.35  # an end is beside a state if the action joining them is below this share of a step
-    )
-    scene_width: int = 0  # leading numbers of the latent that are the same in the whole scene
-    reversible: bool = True  # whether a step takes as long back as forth; not so with pits and one-way doors
-    unreached: float = (
-        0.0  # steps that pairs which no way joins are pushed apart; 0: nothing is learned of them
-    )
-
-    def __post_init__(self) -> None:
-        counts = (self.states, self.walkers, self.walk_steps, self.directions, self.reach)
-        shares = (self.step_norm, self.largest_norm, self.belief, self.tolerance)
-        if min(counts) < 1 or min(shares) <= 0 or self.scene_width < 0 or self.unreached < 0:
-            raise InputError(
-                "imagination needs positive counts, norms, belief and tolerance, scene_width and unreached "
-                f"at least 0; got {self}"
-            )
-
-
-def unit_directions(count: int, action_dim: int, generator: torch.Generator) -> Float[Tensor, "count A"]:
-    """Unit directions: evenly spaced where actions have two components, else drawn uniformly."""
-    if action_dim == 2:
-        angles = torch.arange(count) * (2 * math.pi / count)
-        return torch.stack([angles.cos(), angles.sin()], dim=-1)
-    drawn = torch.randn(count, action_dim, generator=generator)
-    return drawn / drawn.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-
-
-@torch.no_grad()
-def believed_step(
-    world_model: WorldModel,
-    inverse_dynamics: InverseModel,
-    latent: Float[Tensor, "B D"],
-    actions: Float[Tensor, "B A"],
-    belief: float,
-) -> tuple[Float[Tensor, "B D"], Bool[Tensor, " B"]]:
-    """The next latents, and whether the inverse dynamics reads from them nearly what was done."""
-    following = world_model.step(latent, actions)
-    disagreement = (inverse_dynamics(latent, following) - actions).norm(dim=-1)
-    return following, disagreement < belief * actions.norm(dim=-1)
-
-
-@torch.no_grad()
-def imagine_states(
-    world_model: WorldModel,
-    inverse_dynamics: InverseModel,
-    recorded: Float[Tensor, "F D"],
-    config: ImaginationConfig,
-    generator: torch.Generator,
-) -> Float[Tensor, "states D"]:
-    """States of the scene of `recorded`, spread out: recorded ones and what random walks from them reach."""
-    device = recorded.device
-    first = torch.randint(len(recorded), (config.walkers,), generator=generator)
-    latent, reached = recorded[first.to(device)], [recorded]
-    heading = torch.randn(config.walkers, world_model.action_dim, generator=generator)
-    for _ in range(config.walk_steps):
-        heading = heading / heading.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        actions = (config.step_norm * heading).to(device)
-        following, believed = believed_step(world_model, inverse_dynamics, latent, actions, config.belief)
-        latent = following.where(believed[:, None], latent)
-        reached.append(following[believed])
-        turn = torch.randn(heading.shape, generator=generator)
-        # Whoever is stopped turns, and so does now and then somebody who is not.
-        anew = (torch.rand(config.walkers, generator=generator) < 0.1) | ~believed.cpu()
-        heading = turn.where(anew[:, None], heading + config.heading_noise * turn)
-    states = torch.cat(reached)
-    return states[farthest_points(states[:, config.scene_width :], min(config.states, len(states)))]
-
-
-def farthest_points(points: Float[Tensor, "N D"], count: int) -> Int[Tensor, " count"]:
-    """Indices of `count` points, each the one furthest from those before it; the first is point 0.
-
-    Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985.
-    """
-    squares = points.square().sum(-1)
-    nearest = torch.full_like(squares, float("inf"))
-    chosen: list[Tensor] = [torch.zeros((), dtype=torch.long, device=points.device)]
-    for _ in range(count - 1):
-        last = chosen[-1]
-        nearest = torch.minimum(nearest, squares + squares[last] - 2 * (points @ points[last]))
-        chosen.append(nearest.argmax())
-    return torch.stack(chosen)
 
 
 @torch.no_grad()
@@ -179,12 +72,20 @@ def shortest_paths(costs: Float[Tensor, "N N"]) -> Float[Tensor, "N N"]:
     paths = costs.clone()
     for middle in range(len(paths)):
         torch.minimum(paths, paths[:, middle : middle + 1] + paths[middle], out=paths)
-    return paths.clamp_(max=UNREACHED)
+    paths.clamp_(max=UNREACHED)
+    return paths
+
+
+def forget_ways_to_traps(steps: Float[Tensor, "N N"]) -> Float[Tensor, "N N"]:
+    """The same steps, but unknown (nan) towards states that lead nowhere: no line ends in one."""
+    alone = torch.eye(len(steps), dtype=torch.bool, device=steps.device)
+    leads_nowhere = ((steps >= UNREACHED) | alone).all(dim=1)
+    return steps.masked_fill(leads_nowhere[None, :] & ~alone, torch.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImaginedScenes:
-    """States of several scenes, and steps to go within each; `UNREACHED` where no way is known."""
+    """States of several scenes, steps to go within each: `UNREACHED` if no way is known, or nan (unknown)."""
 
     states: Float[Tensor, "E N D"]
     steps: Float[Tensor, "E N N"]
@@ -303,15 +204,17 @@ def relative_error(
 ) -> Float[Tensor, ""]:
     """Mean squared error over one plus the steps, of the pairs that a way joins.
 
-    With `unreached` > 0 the others count as well, by what they lack to that many steps.
+    With `unreached` > 0 the others count as well, by what they lack to that many steps. Unknown ones (nan)
+    never count.
     """
     joined = steps < UNREACHED
-    error = (distances - steps).square() / (steps + 1)
+    counted = (~steps.isnan() if unreached > 0 else joined).to(distances.dtype)
+    asked = steps.nan_to_num()  # a masked nan would still be nan in the gradient
+    error = (distances - asked).square() / (asked + 1)
     if unreached > 0:
         # a hinge: nobody knows how much further than this the goal is
         missing = (unreached - distances).clamp(min=0).square() / (unreached + 1)
-        return torch.where(joined, error, missing).mean()
-    known = joined.to(distances.dtype)
+        error = torch.where(joined, error, missing)
     # Processes know different numbers of pairs: dividing by the mean number makes their mean that of all.
-    counts = gather(known.sum().reshape(1))
-    return (known * error).sum() * len(counts) / counts.sum().clamp(min=1)
+    counts = gather(counted.sum().reshape(1))
+    return (counted * error).sum() * len(counts) / counts.sum().clamp(min=1)

@@ -16,6 +16,11 @@ reached,
 
 As in the paper there is no target network, no ensemble and no terminal mask; a slowly moving copy may supply
 `target_distances`. Sums over t and n are means here: their counts do not change the weight of the loss.
+
+Goals of the batch come from other recordings, so where every recording has its own layout they cannot be
+reached at all, and the best value is that of never arriving, -1 / (1 - gamma). The paper says "random goals
+sampled from the training batches", so this is the default; `own_goals` with `batch_goals=0` keeps to goals of
+the state's own layout.
 """
 
 from dataclasses import dataclass
@@ -53,6 +58,7 @@ class ValueConfig:
     discount: float = 0.98  # per model step; 1 / (1 - discount) is the largest distance it can express
     expectile: float = 0.8  # 0.5 averages over the behaviour in the data, towards 1 takes its best
     batch_goals: int = 64  # goals from the batch, beside each segment's last state; 0 for none
+    own_goals: bool = False  # every state of the segment itself is a goal as well
 
     def __post_init__(self) -> None:
         if not 0 < self.discount <= 1 or not 0 < self.expectile < 1:
@@ -98,10 +104,14 @@ def distances_to_goals(
     distance: PairwiseDistance,
     batch_goals: int,
     gather: Gather = alone,
+    own_goals: bool = False,
 ) -> tuple[Float[Tensor, "B frames G"], Bool[Tensor, "B frames G"]]:
     """Distances of all states to their goals (goal 0: the segment's last), and who is at its goal."""
     to_goals = [distance(latents, latents[:, -1:])[..., None]]
     reached = [(frames == frames[:, -1:])[..., None]]
+    if own_goals:
+        to_goals.append(distance.pairwise(latents, latents[:, :-1]))
+        reached.append(frames[:, :, None] == frames[:, None, :-1])
     if batch_goals > 0:
         goals, goal_frames = goals_of_batch(latents, frames, batch_goals, gather)
         to_batch = distance.pairwise(latents.flatten(0, 1)[None], goals[None])[0]

@@ -3,98 +3,41 @@
 The methods of arXiv:2601.00844, table 1, are these modules with different weights:
 
     paper                      here
-    Sep, first stage           ValueObjective             encoder and distance, by value learning
+    Sep, first stage           ValueObjective             encoder and distance: value, contrast or unit steps
     Sep, second stage          LatentPredictionObjective  predictor, on the latents of the finished encoder
     pred_VCReg                 PredictionObjective        encoder and predictor, kept from collapse by VCReg
+    pred_EMA                   the same, with a target encoder (`objectives/ema.py`)
     VF_pred, VF_quasi_pred     JointObjective             all together; frames are encoded once
+    two spaces, second         LatentValueObjective       distance, on the latents of the finished encoder
 
 Each part is in the metrics under the name of its weight. Parts of weight 0 are not computed.
 """
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from jepaplan.interfaces import ActionUnits
 from jepaplan.objectives import vcreg
+from jepaplan.objectives.contrastive import ContrastForm, contrastive_loss
+from jepaplan.objectives.ema import refuse_impossible_decays
 from jepaplan.objectives.iql import PairwiseDistance, ValueConfig, distances_to_goals, value_loss
 from jepaplan.objectives.prediction import copy_error, prediction_loss
 from jepaplan.objectives.quasimetric import ordered_pairs, pair_regression_loss
+from jepaplan.objectives.regressive import regressive_loss
+from jepaplan.objectives.segments import (
+    FrameEncoder,
+    LatentDynamics,
+    LatentSegments,
+    Segments,
+    TrainableWorldModel,
+)
 from jepaplan.objectives.vcreg import Gather, alone
 from jepaplan.types import InputError
 
 Terms = dict[str, Tensor]
-
-
-@runtime_checkable
-class Segments(Protocol):
-    """Recorded windows, as `data.windows.WindowBatch`; actions in environment units."""
-
-    @property
-    def observations(self) -> UInt8[Tensor, "B frames C height width"]:
-        """uint8 frames."""
-        ...
-
-    @property
-    def actions(self) -> Float[Tensor, "B T A"]:
-        """In environment units."""
-        ...
-
-    @property
-    def frames(self) -> Int[Tensor, "B frames"]:
-        """Number of each frame in the recording."""
-        ...
-
-    @property
-    def proprioception(self) -> Float[Tensor, "B frames P"] | None:
-        """What the body feels at each frame."""
-        ...
-
-
-@dataclass(frozen=True)
-class LatentSegments:
-    """Windows of latents that were encoded before; actions in environment units."""
-
-    latents: Float[Tensor, "B frames D"]
-    actions: Float[Tensor, "B T A"]
-
-
-@runtime_checkable
-class FrameEncoder(Protocol):
-    """Encodes all frames of all segments, with gradients."""
-
-    def encode_frames(
-        self,
-        observations: UInt8[Tensor, "B frames C height width"],
-        proprioception: Float[Tensor, "B frames P"] | None = None,
-    ) -> Float[Tensor, "B frames D"]:
-        """Latents of every frame."""
-        ...
-
-
-@runtime_checkable
-class LatentDynamics(Protocol):
-    """Unrolls latents along normalised actions, with gradients."""
-
-    @property
-    def action_units(self) -> ActionUnits:
-        """How environment actions become normalised ones."""
-        ...
-
-    def unroll(
-        self, latent: Float[Tensor, "B D"], actions: Float[Tensor, "B T A"]
-    ) -> Float[Tensor, "B frames D"]:
-        """Begins with `latent` itself."""
-        ...
-
-
-@runtime_checkable
-class TrainableWorldModel(FrameEncoder, LatentDynamics, Protocol):
-    """Both: what `models.world_model.LatentWorldModel` is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +53,8 @@ class ObjectiveWeights:
     inverse_dynamics: float = 0.0  # squared error of the normalised action read from two successive latents
     value: float = 0.0  # expectile of the Bellman error, in squared steps
     pair_regression: float = 0.0  # expectile of elapsed minus predicted steps, in squared steps
+    contrastive: float = 0.0  # successive states against random pairs, Euclidean
+    regressive: float = 0.0  # squared error of the Euclidean length of a recorded step beside 1
 
     def __post_init__(self) -> None:
         for name, weight in dataclasses.asdict(self).items():
@@ -123,17 +68,33 @@ class ObjectiveWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class RegulariserConfig:
-    """Which latents the batch statistics are taken over, and what the targets of prediction are."""
+    """How the parts are computed: over which latents, against which targets, in which form."""
 
     all_frames: bool = (
         False  # statistics over every frame of every segment; else over first frames, as PLDM does
     )
     detach_targets: bool = False  # whether prediction treats encoded latents as constants
+    # Decay of a target encoder, at the first and at the last update; none: targets are the encoder's latents.
+    target_decay: tuple[float, float] | None = None
     pair_expectile: float = 0.1  # of elapsed steps; below 0.5, towards the shortest
+    contrast: ContrastForm = "info_nce"
+    contrast_scale: float = 1.0  # temperature of "info_nce", margin of "margin"; in units of the latent
+
+    def __post_init__(self) -> None:
+        if self.target_decay is not None:
+            refuse_impossible_decays(self.target_decay)
+        if not self.contrast_scale > 0:
+            raise InputError(
+                f"contrast_scale is a temperature or a margin, so positive; got {self.contrast_scale}"
+            )
 
 
 class PredictionObjective(nn.Module):
-    """Encoder and predictor, kept from collapse by VCReg and, where given, inverse dynamics."""
+    """Encoder and predictor, kept from collapse by VCReg, inverse dynamics or a target encoder.
+
+    With `target_encoder` the targets of prediction are its latents, without gradient; whoever owns the
+    objective moves it after each update (`objectives/ema.py`).
+    """
 
     def __init__(
         self,
@@ -141,6 +102,7 @@ class PredictionObjective(nn.Module):
         weights: ObjectiveWeights,
         *,
         inverse_dynamics: nn.Module | None = None,
+        target_encoder: FrameEncoder | None = None,
         config: RegulariserConfig | None = None,
         gather: Gather = alone,
     ) -> None:
@@ -153,23 +115,40 @@ class PredictionObjective(nn.Module):
         self.world_model = world_model
         self.weights = weights
         self.inverse_dynamics = inverse_dynamics if weights.inverse_dynamics > 0 else None
+        self.target_encoder = target_encoder
         self.config = config or RegulariserConfig()
         self.gather = gather
 
     def forward(self, batch: Segments) -> tuple[Tensor, Terms]:
         """The loss and its parts."""
         encoded = _encode(self.world_model, batch)
-        terms = self.terms(encoded, batch.actions)
+        terms = self.terms(encoded, batch.actions, self.targets(batch))
         return self.weights.total(terms), _metrics(terms, encoded)
 
-    def terms(self, encoded: Float[Tensor, "B frames D"], actions: Float[Tensor, "B T A"]) -> Terms:
+    def targets(self, batch: Segments) -> Float[Tensor, "B frames D"] | None:
+        """What the target encoder makes of the frames; none without one."""
+        if self.target_encoder is None:
+            return None
+        with torch.no_grad():
+            return _encode(self.target_encoder, batch)
+
+    def terms(
+        self,
+        encoded: Float[Tensor, "B frames D"],
+        actions: Float[Tensor, "B T A"],
+        targets: Float[Tensor, "B frames D"] | None = None,
+    ) -> Terms:
         """Every part of positive weight, unweighted; actions in environment units."""
+        if (targets is None) != (self.target_encoder is None):
+            raise InputError("pass what `targets(batch)` returns: latents where there is a target encoder")
         normalised = self.world_model.action_units.normalise(actions)
         terms: Terms = {}
         if self.weights.prediction > 0:
             imagined = self.world_model.unroll(encoded[:, 0], normalised).float()
             terms["prediction"] = prediction_loss(
-                imagined, encoded, detach_targets=self.config.detach_targets
+                imagined,
+                encoded if targets is None else targets,
+                detach_targets=self.config.detach_targets,
             )
         if self.inverse_dynamics is not None:
             read = self.inverse_dynamics(encoded[:, :-1], encoded[:, 1:]).float()
@@ -178,7 +157,7 @@ class PredictionObjective(nn.Module):
 
 
 class ValueObjective(nn.Module):
-    """Encoder and distance: minus the distance learns to be the value of reaching the goal."""
+    """Encoder and distance: minus the distance learns to be the value, or something simpler in its place."""
 
     def __init__(
         self,
@@ -210,11 +189,12 @@ class ValueObjective(nn.Module):
         """The parts that shape the distance, unweighted."""
         terms: Terms = {}
         if self.weights.value > 0:
+            config = self.value
             distances, reached = distances_to_goals(
-                encoded, frames, self.distance, self.value.batch_goals, self.gather
+                encoded, frames, self.distance, config.batch_goals, self.gather, config.own_goals
             )
             terms["value"] = value_loss(
-                distances, reached, discount=self.value.discount, expectile=self.value.expectile
+                distances, reached, discount=config.discount, expectile=config.expectile
             )
         if self.weights.pair_regression > 0:
             earlier, later = ordered_pairs(encoded.shape[1], encoded.device)
@@ -222,6 +202,12 @@ class ValueObjective(nn.Module):
             terms["pair_regression"] = pair_regression_loss(
                 distances, later - earlier, expectile=self.config.pair_expectile
             )
+        if self.weights.contrastive > 0:
+            terms["contrastive"] = contrastive_loss(
+                encoded, form=self.config.contrast, scale=self.config.contrast_scale, gather=self.gather
+            )
+        if self.weights.regressive > 0:
+            terms["regressive"] = regressive_loss(encoded)
         return terms
 
 
@@ -248,7 +234,9 @@ class JointObjective(nn.Module):
     def forward(self, batch: Segments) -> tuple[Tensor, Terms]:
         """The loss and its parts."""
         encoded = _encode(self.prediction.world_model, batch)
-        terms = self.prediction.terms(encoded, batch.actions) | self._value_terms(encoded, batch.frames)
+        targets = self.prediction.targets(batch)
+        terms = self.prediction.terms(encoded, batch.actions, targets)
+        terms |= self._value_terms(encoded, batch.frames)
         return self.prediction.weights.total(terms), _metrics(terms, encoded)
 
 
@@ -265,6 +253,26 @@ class LatentPredictionObjective(nn.Module):
         imagined = self.dynamics.unroll(batch.latents[:, 0], actions).float()
         loss = prediction_loss(imagined, batch.latents, detach_targets=True)
         return loss, _metrics({"prediction": loss}, batch.latents)
+
+
+class LatentValueObjective(nn.Module):
+    """A distance of its own on latents of a finished encoder: the second space of arXiv:2601.00844."""
+
+    def __init__(self, value: ValueObjective) -> None:
+        super().__init__()
+        self.weights = value.weights
+        self.distance = value.distance
+        # As in `JointObjective`: the encoder of `value` is neither used nor saved.
+        self._value_terms = value.terms
+
+    def forward(self, batch: LatentSegments) -> tuple[Tensor, Terms]:
+        """The loss and its parts; regularisers would have nothing to move."""
+        if batch.frames is None:
+            raise InputError(
+                "value learning asks which frame is which; pass `LatentSegments(..., frames=...)`"
+            )
+        terms = self._value_terms(batch.latents, batch.frames)
+        return self.weights.total(terms), _metrics(terms, batch.latents)
 
 
 def regulariser_terms(
@@ -303,8 +311,8 @@ def _metrics(terms: Terms, encoded: Tensor) -> Terms:
 
 
 def _refuse_no_value(weights: ObjectiveWeights) -> None:
-    if weights.value == 0 and weights.pair_regression == 0:
+    if weights.value == weights.pair_regression == weights.contrastive == weights.regressive == 0:
         raise InputError(
-            "a value objective with weights value=0 and pair_regression=0 teaches its distance nothing; "
-            "write for example `ObjectiveWeights(value=1.0)`"
+            "a value objective with weights value, pair_regression, contrastive and regressive of 0 teaches "
+            "no distance; write for example `ObjectiveWeights(value=1.0)`"
         )

@@ -22,8 +22,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # the number of threads must be set before
 
-from jepaplan.data.collect import BLOCK_FRAMES, collect_wall
+from jepaplan.data.collect import BLOCK_FRAMES
 from jepaplan.data.episodes import open_episodes
+from jepaplan.data.wall_walks import collect_wall
 from jepaplan.data.windows import Windows
 from jepaplan.envs.wall import WALL_SMALL, WallWorld
 
@@ -56,7 +57,7 @@ def rows(folder: Path) -> dict[str, Callable[[], int]]:
 
     def walk() -> int:
         for _ in range(blocks):
-            world.step(positions, actions, layouts)
+            world.move(positions, actions, layouts)
         return blocks * BLOCK_FRAMES
 
     def record() -> int:

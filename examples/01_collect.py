@@ -8,10 +8,10 @@
 import os
 from pathlib import Path
 
-from jepaplan.data.collect import collect_wall
 from jepaplan.data.episodes import open_episodes
 from jepaplan.data.frames import frame_to_picture
 from jepaplan.data.summary import summarise
+from jepaplan.data.wall_walks import collect_wall
 from jepaplan.envs.wall import WALL_BIG
 
 TINY = os.environ.get("JEPAPLAN_EXAMPLE_SCALE") == "tiny"  # seconds instead of minutes; learns nothing

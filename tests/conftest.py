@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from jepaplan.data.collect import collect_wall
+from jepaplan.data.wall_walks import collect_wall
 from jepaplan.envs.wall import WALL_BIG
 from jepaplan.recipes.run import TrainOptions, train
 from tiny_runs import tiny_experiment

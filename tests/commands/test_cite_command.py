@@ -8,7 +8,7 @@ import pytest
 
 import jepaplan
 from jepaplan import cli
-from jepaplan.commands.cite import SOURCES, WORLD, entries, keys_of
+from jepaplan.commands.cite import SOURCES, WORLDS, entries, keys_of
 from jepaplan.recipes.wall import RECIPES, find_recipe
 
 
@@ -34,7 +34,9 @@ def test_a_recipe_cites_what_it_touches_and_nothing_else():
 
 
 def test_no_entry_is_unused_and_no_key_unknown():
-    assert {key for keys in SOURCES.values() for key in keys} | set(WORLD) == set(entries())
+    assert {key for keys in SOURCES.values() for key in keys} | {
+        key for keys in WORLDS.values() for key in keys
+    } == set(entries())
 
 
 def test_cited_papers_are_named_by_the_code():

@@ -76,5 +76,5 @@ def test_options_of_the_other_kind_are_refused(tmp_path, capsys):
 def test_unknown_world_suggests_the_nearest(tmp_path, capsys):
     code, _, err = collect(capsys, "wall-bug", "--out", tmp_path / "a.h5")
     assert code == 2
-    assert "Did you mean wall-big?" in err
+    assert "Did you mean WallBig?" in err
     assert not list(tmp_path.iterdir())

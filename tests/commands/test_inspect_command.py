@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from jepaplan import cli
-from jepaplan.data.collect import collect_gym, collect_wall
+from jepaplan.data.collect import collect_gym
 from jepaplan.data.episodes import open_episodes
 from jepaplan.data.frames import picture_to_frame
+from jepaplan.data.wall_walks import collect_wall
 from jepaplan.envs import gym_adapters
 from jepaplan.envs.wall import WALL_BIG
 

@@ -16,8 +16,8 @@ from jepaplan.evaluation.tasks import load_instances
 def pictures(tmp_path_factory):
     folder, world = tmp_path_factory.mktemp("pictures"), WallWorld(WALL_BIG)
     instance = load_instances("WallBig-demo").subset(1)
-    for name, positions in (("start", instance.starts), ("goal", instance.goals)):
-        frame_to_picture(world.render(positions, instance.layouts)[0]).save(folder / f"{name}.png")
+    for name, states in (("start", instance.starts), ("goal", instance.goals)):
+        frame_to_picture(world.observe(states).frames[0]).save(folder / f"{name}.png")
     return folder
 
 

@@ -65,7 +65,7 @@ def make(samples):
 def verdicts(learned, distance, samples=48):
     """Goals lie eight pixels from the starts in the same room, where the straight line is the geodesic."""
     instances = load_instances("WallBig-tuning").subset(3)
-    inwards = torch.tensor([0.0, 8.0]) * (31 - instances.starts).sign()
+    inwards = torch.tensor([0.0, 8.0, 0.0, 0.0]) * (31 - instances.starts).sign()
     instances = replace(instances, goals=instances.starts + inwards)
     parts = LearnedParts(
         world_model=learned, distance=distance, probe=nn.Identity(), make_controller=make(samples)

@@ -8,7 +8,7 @@ from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.terms import GoalDistance
 from jepaplan.data.normalise import ActionNormaliser
 from jepaplan.envs.wall import WALL_BIG, WallWorld
-from jepaplan.evaluation.episodes import NEVER, EpisodeOptions, run_episodes, true_states
+from jepaplan.evaluation.episodes import NEVER, EpisodeOptions, merged, run_episodes, true_states
 from jepaplan.evaluation.references import (
     GeodesicDistance,
     TrueDynamics,
@@ -21,7 +21,7 @@ from jepaplan.types import InputError
 
 WORLD = WallWorld(WALL_BIG)
 UNITS = ActionNormaliser(torch.zeros(2), torch.full((2,), 1.5))
-OPTIONS = EpisodeOptions(episode_steps=64, observe=true_states(WORLD))
+OPTIONS = EpisodeOptions(episode_steps=64, observe=true_states)
 
 
 def seeded(seed=0):
@@ -51,13 +51,15 @@ def test_perfect_knowledge_solves_the_two_rooms(solved):
 def test_outcomes_agree_with_the_paths(solved):
     goals, steps = solved.instances.goals, solved.steps_to_success
     for number in range(20):
-        reached = WORLD.reached(solved.paths[number], goals[number].expand(65, 2))
+        there = torch.cat([solved.paths[number], goals[number, 2:].expand(65, 2)], dim=-1)
+        reached = WORLD.reached(there, goals[number].expand(65, 4))
         assert bool(reached.any()) == bool(solved.success[number])
         if solved.success[number]:
             assert int(reached.float().argmax()) == int(steps[number])
             # a solved problem leaves the batch: it stays where it was solved
             assert (solved.paths[number, steps[number] :] == solved.paths[number, -1]).all()
-    torch.testing.assert_close(solved.paths[:, 0], solved.instances.starts)
+    torch.testing.assert_close(solved.paths[:, 0], solved.instances.starts[:, :2])
+    torch.testing.assert_close(solved.goals, goals[:, :2])
 
 
 def test_decisions_are_kept_for_the_chosen_instances_only(solved):
@@ -84,7 +86,7 @@ def test_an_instance_does_the_same_alone_as_among_others(solved):
 
 def test_a_goal_under_the_start_counts_at_once_and_plans_nothing():
     instances = load_instances("WallBig-final").subset(3)
-    instances = replace(instances, goals=instances.starts + 0.5)
+    instances = replace(instances, goals=instances.starts + torch.tensor([0.5, 0.5, 0, 0]))
     planner = controller(TrueDynamics(WORLD, UNITS), GeodesicDistance(WORLD))
     outcomes = run_episodes(WORLD, instances, planner, seeded(), OPTIONS)
     assert outcomes.steps_to_success.tolist() == [0, 0, 0]
@@ -97,11 +99,11 @@ def test_progress_is_reported_and_pixels_are_the_default_observation():
 
     class Idle:
         def reset(self, goal, generator):
-            shapes.append((goal.shape, goal.dtype))
+            shapes.append((goal.frames.shape, goal.frames.dtype))
 
         def act(self, observation, active=None):
-            shapes.append((observation.shape, observation.dtype))
-            return torch.zeros(len(observation), 2)
+            shapes.append((observation.frames.shape, observation.frames.dtype))
+            return torch.zeros(len(observation.frames), 2)
 
     instances = load_instances("WallBig-final").subset(2)
     options = EpisodeOptions(episode_steps=3, on_progress=seen.append)
@@ -122,3 +124,25 @@ def test_references_are_ordered_as_their_knowledge_is():
     assert rates["random actions"] <= 0.1
     assert rates["true dynamics, straight line"] < rates["true dynamics, geodesic"]
     assert rates["true dynamics, pixel distance"] < rates["true dynamics, geodesic"]
+
+
+def test_shares_together_are_the_whole():
+    instances = load_instances("WallBig-tuning").subset(5)
+    options = replace(OPTIONS, episode_steps=12, keep=(0, 3))
+
+    def run(share):
+        planner = controller(TrueDynamics(WORLD, UNITS), GeodesicDistance(WORLD), samples=16)
+        return run_episodes(WORLD, instances, planner, seeded(), replace(options, share=share))
+
+    whole, parts = run((0, 1)), [run((number, 3)) for number in range(3)]
+    together = merged(parts)
+    assert torch.equal(whole.paths, together.paths)
+    assert torch.equal(whole.steps_to_success, together.steps_to_success)
+    assert whole.evaluations == together.evaluations
+    assert whole.problem_steps == together.problem_steps
+    assert set(together.fans) == {0, 3}
+    assert torch.equal(whole.fans[3][2].costs, together.fans[3][2].costs)
+    # whoever has another share stays where it is
+    assert torch.equal(parts[0].paths[1], instances.starts[1, :2].expand(13, 2))
+    with pytest.raises(InputError, match="share is"):
+        EpisodeOptions(episode_steps=3, share=(3, 3))

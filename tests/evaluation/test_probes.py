@@ -8,7 +8,7 @@ from jepaplan.envs.wall import WALL_BIG, WallWorld
 from jepaplan.evaluation.position_probe import ProbeConfig, fit_position_probe, probe_error
 from jepaplan.evaluation.probes import (
     distance_map,
-    fresh_paths,
+    fresh_walks,
     greedy_descent,
     rank_correlations,
     rollout_errors,
@@ -73,10 +73,10 @@ def test_only_the_network_reads_a_bent_latent():
 
 
 def test_perfect_imagination_has_no_error_and_stillness_has():
-    paths = fresh_paths(WORLD, 40, 50, seeded())
+    walks = fresh_walks(WORLD, 40, 50, seeded())
     probe = nn.Sequential(nn.Linear(4, 2, bias=False))
     probe[0].weight.data = torch.eye(4)[:2]
-    errors = rollout_errors(WORLD, Seeing(WORLD, Scaled()), probe, paths)
+    errors = rollout_errors(WORLD, Seeing(WORLD, Scaled()), probe, walks)
     assert [error.steps for error in errors] == [1, 15, 50]  # 96 does not fit
     # what remains is the camera's 1/4 pixel, and near a wall once a step decided otherwise
     assert errors[0].pixels < 0.3
@@ -89,7 +89,7 @@ def test_the_geodesic_correlates_with_itself_and_the_straight_line_only_within_a
     same, other = rank_correlations(WORLD, GeodesicDistance(WORLD), seeded(), layouts=8)
     assert same.mean == pytest.approx(1)
     assert other.mean == pytest.approx(1)
-    same, other = rank_correlations(WORLD, PositionDistance(), seeded(), layouts=20)
+    same, other = rank_correlations(WORLD, PositionDistance(WORLD), seeded(), layouts=20)
     assert (same.pairs, other.pairs) == ("same room", "other room")
     assert same.mean == pytest.approx(1)
     assert other.low <= other.mean <= other.high < 0.97
@@ -104,16 +104,16 @@ def test_a_constant_distance_ranks_nothing():
 def test_descent_of_the_geodesic_passes_every_door_and_the_straight_line_gets_stuck():
     instances = load_instances("WallBig-tuning").subset(30)
     guided = greedy_descent(WORLD, instances, GeodesicDistance(WORLD))
-    assert guided.through_door.rate == 1
+    assert guided.way_found.rate == 1
     assert guided.reached.rate > 0.9
-    blind = greedy_descent(WORLD, instances, PositionDistance())
-    assert blind.through_door.rate < 0.6
+    blind = greedy_descent(WORLD, instances, PositionDistance(WORLD))
+    assert blind.way_found.rate < 0.6
     moves = guided.paths[:, 1:] - guided.paths[:, :-1]
     assert float(moves.norm(dim=-1).max()) <= WALL_BIG.step_max + 1e-4
 
 
 def test_the_map_is_the_distance_where_a_dot_fits():
-    field = distance_map(WORLD, GeodesicDistance(WORLD), (32.0, 20.0), (50.0, 40.0), stride=2)
+    field = distance_map(WORLD, GeodesicDistance(WORLD), torch.tensor([50.0, 40.0, 32.0, 20.0]), stride=2)
     assert field.shape == (32, 32)
     assert math.isnan(field[0, 0])
     assert math.isnan(field[40 // 2, 32 // 2])  # in the wall

@@ -3,9 +3,11 @@ import torch
 
 from jepaplan.envs.wall import WALL_BIG, WallLayouts, WallWorld
 from jepaplan.evaluation.references import (
+    HOPELESS,
+    DotDistance,
     GaussianActions,
     GeodesicDistance,
-    PixelDistance,
+    PictureDistance,
     PositionDistance,
     RenderedDistance,
     TrueDynamics,
@@ -43,9 +45,10 @@ def test_pixel_distance_is_the_distance_of_rendered_images():
     goal[:, :2] = goal[:, :2].clamp(5, 58)
     source[:, :2] = source[:, :2].clamp(8, 55)  # whole dots only
     goal[:, :2] = goal[:, :2].clamp(8, 55)
-    images = [WORLD.render(*WORLD.split_state(state)).float() / 255 for state in (source, goal)]
+    images = [WORLD.observe(state).frames.float() / 255 for state in (source, goal)]
     expected = (images[0] - images[1]).square().sum((1, 2, 3)).sqrt()
-    torch.testing.assert_close(PixelDistance()(source, goal), expected, atol=0.02, rtol=0.01)
+    torch.testing.assert_close(DotDistance()(source, goal), expected, atol=0.02, rtol=0.01)
+    torch.testing.assert_close(PictureDistance(WORLD)(source, goal), expected)
 
 
 def test_geodesic_shortcut_changes_nothing():
@@ -54,12 +57,14 @@ def test_geodesic_shortcut_changes_nothing():
     goal[:, :2] = WORLD.sample_positions(WallLayouts(source[:, 2], source[:, 3]), seeded(2))
     expected = WORLD.geodesic(source[:, :2], goal[:, :2], WallLayouts(source[:, 2], source[:, 3]))
     torch.testing.assert_close(GeodesicDistance(WORLD)(source, goal), expected)
-    assert (PositionDistance()(source, goal) <= expected + 1e-4).all()
-    longer = (expected > PositionDistance()(source, goal) + 1).float().mean()
+    assert (PositionDistance(WORLD)(source, goal) <= expected + 1e-4).all()
+    longer = (expected > PositionDistance(WORLD)(source, goal) + 1).float().mean()
     assert longer > 0.1  # the wall matters
 
 
-@pytest.mark.parametrize("distance", [PositionDistance(), PixelDistance(), GeodesicDistance(WORLD)])
+@pytest.mark.parametrize(
+    "distance", [PositionDistance(WORLD), DotDistance(), PictureDistance(WORLD), GeodesicDistance(WORLD)]
+)
 def test_distances_broadcast_over_samples_and_steps(distance):
     source = states(24).view(2, 4, 3, 4)
     goal = source[:, :1, :1] + torch.tensor([1.0, 0, 0, 0])
@@ -77,9 +82,7 @@ def test_true_dynamics_imagine_what_the_world_does():
     for problem in range(6):
         current = state[problem : problem + 1]
         for step in range(40):
-            positions, layouts = WORLD.split_state(current)
-            moved = WORLD.step(positions, 1.5 * actions[problem, 2, step][None], layouts)
-            current = WORLD.state(moved, layouts)
+            current = WORLD.step(current, 1.5 * actions[problem, 2, step][None])
             torch.testing.assert_close(imagined[problem, 2, step + 1], current[0], rtol=0, atol=0)
 
 
@@ -89,7 +92,7 @@ def test_true_dynamics_refuse_images():
 
 
 def test_rendered_distance_compares_encoded_images():
-    def centre_of_mass(frames):
+    def centre_of_mass(frames, proprioception=None):
         dot = frames[:, 0].double()
         pixel = torch.arange(64).double()
         mass = dot.sum((1, 2))
@@ -104,10 +107,17 @@ def test_rendered_distance_compares_encoded_images():
 
     source, goal = states(30).view(5, 6, 4), states(5, seed=5)[:, None]
     found = RenderedDistance(WORLD, centre_of_mass, straight)(source, goal)
-    torch.testing.assert_close(found, PositionDistance()(source, goal), atol=0.4, rtol=0)
+    torch.testing.assert_close(found, PositionDistance(WORLD)(source, goal), atol=0.4, rtol=0)
 
 
 def test_random_actions_stay_within_the_bound():
     actions = GaussianActions(action_units=Scaled(), max_norm=2.0)(1000, seeded())
     assert float(actions.norm(dim=-1).max()) == pytest.approx(3.0, rel=1e-5)
     assert float(actions.mean()) == pytest.approx(0, abs=0.1)
+
+
+def test_where_no_way_leads_planners_pay_a_finite_price():
+    inside = torch.tensor([[32.0, 50.0, 32.0, 20.0]])  # in the wall
+    goal = torch.tensor([[10.0, 50.0, 32.0, 20.0]])
+    assert GeodesicDistance(WORLD)(inside, goal).isinf().all()
+    assert GeodesicDistance(WORLD, HOPELESS)(inside, goal).tolist() == [HOPELESS]

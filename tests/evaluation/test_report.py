@@ -10,7 +10,7 @@ from jepaplan.control.receding_horizon import RecedingHorizon
 from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.terms import GoalDistance
 from jepaplan.data.normalise import ActionNormaliser
-from jepaplan.envs.wall import WALL_BIG, WallLayouts, WallWorld
+from jepaplan.envs.wall import WALL_BIG, WallWorld
 from jepaplan.evaluation.blame import Blame
 from jepaplan.evaluation.charts import Curve
 from jepaplan.evaluation.episodes import EpisodeOptions, run_episodes, true_states
@@ -55,26 +55,25 @@ def outcomes():
         planner=MPPI(samples=16, horizon=6),
         cost=WeightedSum({"goal": (1.0, GoalDistance(distance=GeodesicDistance(WORLD)))}),
     )
-    options = EpisodeOptions(episode_steps=5, observe=true_states(WORLD), keep=(1,))
+    options = EpisodeOptions(episode_steps=5, observe=true_states, keep=(1,))
     instances = load_instances("WallBig-demo").subset(2)
     return run_episodes(WORLD, instances, controller, torch.Generator().manual_seed(0), options)
 
 
 @pytest.fixture(scope="module")
 def whole(outcomes):
-    wall, goal = (32.0, 20.0), (50.0, 40.0)
-    values = distance_map(WORLD, GeodesicDistance(WORLD), wall, goal, stride=4)
-    layouts = WallLayouts(torch.tensor([32.0]), torch.tensor([20.0]))
-    frame = WORLD.render(torch.tensor([[10.0, 12.0]]), layouts)[0]
+    goal, start = torch.tensor([50.0, 40.0, 32.0, 20.0]), torch.tensor([10.0, 12.0, 32.0, 20.0])
+    values = distance_map(WORLD, GeodesicDistance(WORLD), goal, stride=4)
+    frame = WORLD.observe(start[None]).frames[0]
     ours, theirs = torch.tensor([True] * 9 + [False]), torch.tensor([True] + [False] * 9)
     return replace(
         MINIMAL,
         facts={"Data": "1000 walks"},
         frames=(frame_picture(frame, "the start"),),
-        recordings=contact_sheet(WALL_BIG, layouts, torch.full((1, 4, 2), 20.0)),
+        recordings=contact_sheet(WORLD, start.expand(1, 4, 4)),
         comparisons=(compare(("VF_quasi", ours), ("pred_VCReg", theirs), torch.Generator().manual_seed(0)),),
         charts=(Chart(title="Loss", curves=(Curve(name="loss", x=(0.0, 1.0), y=(2.0, 1.0)),)),),
-        maps=(MapRow(caption="One goal", maps=(map_picture(WALL_BIG, values, wall, goal, ("path", "px")),)),),
+        maps=(MapRow(caption="One goal", maps=(map_picture(WORLD, values, goal, ("path", "px")),)),),
         films=(film(WORLD, outcomes, 1, true_course(WORLD, UNITS), ("Best", "Where candidates lead.")),),
         blamed="VF_quasi",
         blames=(Blame(instance=3, verdict="value", all_true=True, true_dynamics=False, true_distance=True),),
@@ -86,7 +85,7 @@ def whole(outcomes):
                     RolloutError(steps=15, pixels=1.2, still_pixels=9.0, latent=0.1, still_latent=0.9),
                 ),
                 correlations=(RankCorrelation(pairs="other room", mean=0.9, low=0.8, high=0.95, layouts=9),),
-                through_door=SuccessRate(9, 10),
+                way_found=SuccessRate(9, 10),
             ),
         ),
         costs=(CostShares(method="VF_quasi", terms={"goal": 3.0, "effort": 1.0}),),

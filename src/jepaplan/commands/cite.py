@@ -9,10 +9,14 @@ from importlib import resources
 
 import tyro
 
+from jepaplan.recipes.catalogue import find_recipe
 from jepaplan.recipes.experiment import Experiment, PredictionStage, StageConfig
-from jepaplan.recipes.wall import find_recipe
 
-WORLD = ("destrade2026value", "sobal2025learning")  # the two rooms, their recordings and tasks
+# Worlds, their recordings and tasks; those that are not here are our own.
+_ROOMS = ("destrade2026value", "sobal2025learning")
+WORLDS: Mapping[str, tuple[str, ...]] = {
+    name: _ROOMS for name in ("WallSmall", "WallBig", "WallSmallFixed", "WallBigFixed", "Maze", "MazeHard")
+}
 
 # What a part of a recipe takes from where; the sources are those that the modules themselves name.
 SOURCES: Mapping[str, tuple[str, ...]] = {
@@ -21,6 +25,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "ImpalaConfig": ("espeholt2018impala",),
     "euclidean": ("destrade2026value",),
     "iqe": ("wang2022improved",),
+    "euclidean_head": ("destrade2026value",),
     "quasimetric_head": ("wang2022improved", "wang2023optimal"),
     "PredictionStage": ("bardes2022vicreg", "sobal2025learning"),
     "ValueStage": ("kostrikov2022offline", "destrade2026value"),
@@ -64,7 +69,8 @@ def keys_of(experiment: Experiment) -> list[str]:
     for stage in experiment.stages:
         parts += _parts_of(stage)
     parts.append(type(experiment.planner).__name__)
-    return list(dict.fromkeys([*WORLD, *(key for part in parts for key in SOURCES[part])]))
+    worlds = WORLDS.get(experiment.recording.world, ())
+    return list(dict.fromkeys([*worlds, *(key for part in parts for key in SOURCES[part])]))
 
 
 def entries() -> dict[str, str]:

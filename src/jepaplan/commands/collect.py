@@ -1,6 +1,5 @@
-"""`jepaplan collect WORLD --out FILE.h5`: record the two rooms, or any gymnasium environment."""
+"""`jepaplan collect WORLD --out FILE.h5`: record one of our worlds, or any gymnasium environment."""
 
-import difflib
 import json
 import sys
 import time
@@ -12,17 +11,13 @@ import h5py
 import tyro
 
 from jepaplan.commands.console import RESULTS, ProgressBoard, progress_board
-from jepaplan.data.collect import collect_gym, collect_wall
-from jepaplan.envs.wall import WALL_BIG, WALL_BIG_FIXED, WALL_SMALL, WALL_SMALL_FIXED
+from jepaplan.data.collect import collect_gym, record_world
+from jepaplan.data.walks import find_walker, takes
+from jepaplan.envs.worlds import WORLDS, named, nearest
+from jepaplan.recipes.experiment import RecordingConfig
 from jepaplan.types import InputError
 
-WALLS = {
-    "wall-small": WALL_SMALL,
-    "wall-big": WALL_BIG,
-    "wall-small-fixed": WALL_SMALL_FIXED,
-    "wall-big-fixed": WALL_BIG_FIXED,
-}
-WALL_OPTIONS = {"trajectories": 1000, "states": 64, "crossing_fraction": 0.5}
+WALK_OPTIONS = {"trajectories": 1000, "states": 64, "crossing_fraction": 0.5}
 GYMNASIUM_OPTIONS = {"episodes": 100, "steps": 1000}
 
 
@@ -31,14 +26,15 @@ class Options:
     """What to record and where to."""
 
     world: tyro.conf.Positional[str]
-    """wall-small, wall-big, wall-small-fixed, wall-big-fixed, or the id of a gymnasium environment with
-    pictures and continuous actions: jepaplan/WallBig-v0, or package:Name-v0 to import its package first."""
+    """One of our worlds, such as wall-big or OneWayDoor (capitals and hyphens do not matter), or the id of a
+    gymnasium environment with pictures and continuous actions: jepaplan/WallBig-v0, or package:Name-v0 to
+    import its package first."""
     out: Path
     """File to write; an existing one is never overwritten."""
     trajectories: int | None = None
-    """How many walks; two rooms only (1000 where not given)."""
+    """How many walks; our worlds only (1000 where not given)."""
     states: int | None = None
-    """Frames of each walk, one more than its actions; two rooms only (64 where not given)."""
+    """Frames of each walk, one more than its actions; our worlds only (64 where not given)."""
     crossing_fraction: float | None = None
     """Share of the walks that change room, 0 to 1; two rooms only (0.5 where not given)."""
     episodes: int | None = None
@@ -78,20 +74,23 @@ def record(options: Options, board: ProgressBoard) -> None:
     def progress(done: int, total: int) -> None:
         board.report("recording", done, total)
 
-    if options.world in WALLS:
-        given = _given(options, WALL_OPTIONS, GYMNASIUM_OPTIONS)
-        config = WALLS[options.world]
-        collect_wall(options.out, config, **given, seed=options.seed, progress=progress)
+    world = named(options.world)
+    if world is not None:
+        given = _given(options, WALK_OPTIONS, GYMNASIUM_OPTIONS)
+        if options.crossing_fraction is not None and not takes(find_walker(world), "crossing_fraction"):
+            raise InputError(f"--crossing-fraction does not belong to {world}: it is for the two rooms")
+        record_world(options.out, world, RecordingConfig(world=world, **given), options.seed, progress)
         return
     import jepaplan.envs.gym_adapters  # registers our own environments
 
     assert jepaplan.envs.gym_adapters
-    given = _given(options, GYMNASIUM_OPTIONS, WALL_OPTIONS)
+    given = _given(options, GYMNASIUM_OPTIONS, WALK_OPTIONS)
     try:
         collect_gym(options.out, options.world, **given, seed=options.seed, progress=progress)
     except InputError as error:
-        near = difflib.get_close_matches(options.world, WALLS, n=1)
-        raise InputError(f"{error}. Did you mean {near[0]}?" if near else str(error)) from error
+        near = nearest(options.world)
+        meant = f"Did you mean {near[0]}? " if near else ""
+        raise InputError(f"{error}. {meant}Our worlds are {', '.join(WORLDS)}") from error
 
 
 def facts_of(path: Path) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from pathlib import Path
 import tyro
 
 from jepaplan.commands.console import RESULTS
+from jepaplan.recipes.serialise import experiment_from_json
 from jepaplan.recipes.study import compare_runs
+from jepaplan.training.runs import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +22,8 @@ class Options:
     """Folder of a run."""
     second: tyro.conf.Positional[Path]
     """Folder of another run, or of the same one."""
-    instances: str = "WallBig-demo"
-    """The set on which both were evaluated."""
+    instances: str | None = None
+    """The set on which both were evaluated; without it, that of the first run's recipe."""
     first_method: str | None = None
     """A method of the first run's table; without it, the first one."""
     second_method: str | None = None
@@ -33,11 +35,18 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Compare and say it in words."""
     options = tyro.cli(Options, prog="jepaplan compare", description=__doc__, args=arguments)
+    instances = options.instances or recipe_instances(options.first)
     found = compare_runs(
-        (options.first, options.first_method), (options.second, options.second_method), options.instances
+        (options.first, options.first_method), (options.second, options.second_method), instances
     )
     if options.json:
         sys.stdout.write(json.dumps(dataclasses.asdict(found)) + "\n")
     else:
         RESULTS.print(found.words(), markup=False, highlight=False)
     return 0
+
+
+def recipe_instances(run: Path) -> str:
+    """The instances that belong to the recipe of a run."""
+    card = RunDirectory(run).read_card()
+    return experiment_from_json(card.get("configuration"), str(run / "card.json")).instances

@@ -14,9 +14,9 @@ from jepaplan.commands.train import Options as TrainingOptions
 from jepaplan.commands.train import run_training
 from jepaplan.data.frames import frame_to_picture
 from jepaplan.evaluation.tasks import load_instances
+from jepaplan.recipes.catalogue import find_recipe
 from jepaplan.recipes.run import load_run
 from jepaplan.recipes.study import Study, StudyOptions, save_study, study
-from jepaplan.recipes.wall import find_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,6 @@ def write_examples(made: Study, run: Path) -> tuple[Path, Path]:
     """Start and goal of the first instance as PNG, for `jepaplan plan`."""
     instance = made.instances.subset(1)
     paths = (run / "start.png", run / "goal.png")
-    for path, positions in zip(paths, (instance.starts, instance.goals), strict=True):
-        frame_to_picture(made.world.render(positions, instance.layouts)[0]).save(path)
+    for path, states in zip(paths, (instance.starts, instance.goals), strict=True):
+        frame_to_picture(made.world.observe(states).frames[0]).save(path)
     return paths

@@ -17,10 +17,14 @@ from jepaplan.evaluation.report import duration, write_report
 from jepaplan.evaluation.results import rows_text, write_page
 from jepaplan.evaluation.tasks import load_instances
 from jepaplan.planners.cem import CEM
+from jepaplan.planners.hybrid import GradientCEM
+from jepaplan.planners.icem import ICEM
 from jepaplan.planners.mppi import MPPI
+from jepaplan.planners.shooting import RandomShooting
 from jepaplan.recipes.run import LoadedRun, find_recording, load_run
 from jepaplan.recipes.story import Storyteller
 from jepaplan.recipes.study import Study, StudyOptions, save_study, study, with_planner
+from jepaplan.recipes.system import samples_of
 from jepaplan.types import InputError
 
 
@@ -50,6 +54,9 @@ class Options:
     """Write RUN/report.html."""
     seed: int = 0
     """Of the planner's noise."""
+    processes: int | None = None
+    """Share the instances among so many processes, in batches of ten and with one thread each: outcomes do
+    not depend on how many. Without it, one large batch, whose sums may round differently."""
     threads: int | None = None
     """Processor threads; without it, as many as the machine allows."""
     page: Path | None = None
@@ -76,6 +83,7 @@ def main(arguments: list[str]) -> int:
                 references=options.references,
                 keep_decisions=options.report,
                 seed=options.seed,
+                processes=options.processes,
                 command=command,
                 on_progress=lambda name, progress: show(board, name, progress),
             ),
@@ -99,17 +107,25 @@ def main(arguments: list[str]) -> int:
 def changed(run: LoadedRun, options: Options) -> LoadedRun:
     """The run with the search that was asked for."""
     planner = run.experiment.planner
-    samples = planner.samples if options.samples is None else options.samples
+    known = samples_of(planner)
+    if options.planner == "cem" and not isinstance(planner, CEM):
+        planner = CEM(std=planner.std, bounds=planner.bounds, horizon=planner.horizon)
+    elif options.planner == "mppi" and not isinstance(planner, MPPI):
+        planner = MPPI(std=planner.std, bounds=planner.bounds, horizon=planner.horizon)
+    if options.samples is not None and samples_of(planner) is None:
+        raise InputError(
+            f"{type(planner).__name__} does not sample sequences, so --samples does not belong to it; leave "
+            "it out, or choose --planner mppi or cem"
+        )
+    samples = known if known is not None else samples_of(planner)
+    samples = samples if options.samples is None else options.samples
     horizon = planner.horizon if options.horizon is None else options.horizon
-    kind = options.planner or ("cem" if isinstance(planner, CEM) else "mppi")
-    if kind == "cem":
-        asked = planner.elites if isinstance(planner, CEM) else CEM.elites
-        elites = max(2, min(asked, samples // 2))  # few samples have few elites
-        known = planner if isinstance(planner, CEM) else CEM(std=planner.std, bounds=planner.bounds)
-        planner = replace(known, samples=samples, horizon=horizon, elites=elites)
-    else:
-        known = planner if isinstance(planner, MPPI) else MPPI(std=planner.std, bounds=planner.bounds)
-        planner = replace(known, samples=samples, horizon=horizon)
+    if isinstance(planner, CEM | ICEM | GradientCEM) and samples is not None:
+        # few samples have few elites
+        planner = replace(planner, samples=samples, elites=max(2, min(planner.elites, samples // 2)))
+    elif isinstance(planner, MPPI | RandomShooting) and samples is not None:
+        planner = replace(planner, samples=samples)
+    planner = replace(planner, horizon=horizon)
     cost = run.experiment.cost if options.cost is None else replace(run.experiment.cost, over=options.cost)
     if options.precision is not None:
         cost = replace(cost, precision=options.precision)

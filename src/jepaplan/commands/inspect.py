@@ -15,7 +15,7 @@ from jepaplan.commands.console import NOTES, RESULTS, table
 from jepaplan.data.episodes import Episodes, open_episodes
 from jepaplan.data.frames import frame_to_picture
 from jepaplan.data.summary import Summary, summarise
-from jepaplan.envs.wall import WallConfig, WallLayouts
+from jepaplan.envs.worlds import recorded_world
 from jepaplan.evaluation.pictures import contact_sheet
 from jepaplan.training.runs import RunDirectory
 from jepaplan.types import InputError
@@ -126,18 +126,18 @@ def health_rows(episodes: Episodes, summary: Summary) -> list[list[str]]:
 
 def write_sheet(episodes: Episodes, path: Path, count: int) -> Path:
     """A contact sheet of the first `count` trajectories in their layouts."""
-    world = episodes.manifest.get("world")
-    if not isinstance(world, dict) or episodes.states is None or episodes.states.shape[1] != 4:
+    world = recorded_world(episodes.manifest, str(episodes.path))
+    states = episodes.states
+    if world is None or states is None or states.shape[1] != world.state_width:
         raise InputError(
-            f"a contact sheet draws paths through the two rooms, and {episodes.path} does not hold their "
-            "true states; look at its frames instead: --frames DIRECTORY"
+            f"a contact sheet draws paths through one of our worlds, and {episodes.path} does not hold the "
+            "true states of one; look at its frames instead: --frames DIRECTORY"
         )
     starts, lengths = episodes.starts[:count, None], episodes.lengths[:count, None]
     # A shorter episode stays where it ended, so that all paths have one length.
     rows = starts + torch.minimum(torch.arange(int(lengths.max()) + 1), lengths)
-    states = episodes.states[rows]
-    layouts = WallLayouts(states[:, 0, 2], states[:, 0, 3])
-    svg = contact_sheet(_wall_config(world, episodes.path), layouts, states[..., :2])
+    states = states[rows]
+    svg = contact_sheet(world, states)
     title = escape(f"{episodes.path.name}: the first {len(states)} of {len(episodes):,} trajectories")
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
@@ -197,10 +197,3 @@ def show_run(options: Options) -> int:
 def _metrics(stage: dict[str, Any]) -> str:
     shown = {name: value for name, value in stage.get("metrics", {}).items() if isinstance(value, float)}
     return "\n".join(f"{name} {value:.4g}" for name, value in shown.items())
-
-
-def _wall_config(world: dict[str, Any], path: Path) -> WallConfig:
-    try:
-        return WallConfig(**world)
-    except TypeError as reason:
-        raise InputError(f"{path}: its world was described by another version ({reason})") from reason

@@ -13,7 +13,7 @@ from jepaplan.commands.console import RESULTS, table
 from jepaplan.control.record import Decision
 from jepaplan.data.frames import picture_to_frame
 from jepaplan.recipes.run import LoadedRun, load_run
-from jepaplan.recipes.system import baseline_distance, build_controller
+from jepaplan.recipes.system import baseline_distance, build_controller, samples_of
 from jepaplan.types import InputError, SeedTree
 
 
@@ -81,7 +81,11 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
     model = run.system.world_model
     channels, size = run.experiment.encoder.image_channels, run.experiment.encoder.image_size
     start, goal = (picture_to_frame(path, channels, size)[None] for path in (options.start, options.goal))
-    distance = run.system.distance if run.experiment.learns_value else baseline_distance(run.experiment)
+    distance = (
+        run.system.steps_to_go(run.experiment.cost)
+        if run.experiment.learns_value
+        else baseline_distance(run.experiment)
+    )
     controller = build_controller(run.experiment, model, distance)
     controller.kept_candidates = max(options.candidates, controller.kept_candidates)
     controller.reset(goal, SeedTree(options.seed).torch("plan"))
@@ -94,7 +98,7 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
     return {
         "distance": float(distance(latent, wanted)),
         "action": action.tolist(),
-        "considered": run.experiment.planner.samples,
+        "considered": samples_of(run.experiment.planner) or decision.costs.shape[1],
         "tied": int(decision.tied.sum()),
         "tie_tolerance": float(decision.tie_tolerance[0]),
         "evaluations": decision.evaluations,

@@ -10,9 +10,9 @@ import torch
 import tyro
 
 from jepaplan.commands.console import NOTES, RESULTS, ProgressBoard, progress_board
+from jepaplan.recipes.catalogue import RECIPES, find_recipe
 from jepaplan.recipes.experiment import Experiment
 from jepaplan.recipes.run import TrainOptions, train
-from jepaplan.recipes.wall import RECIPES, find_recipe
 from jepaplan.training.distributed import distributed, processes
 from jepaplan.training.stage import Progress
 from jepaplan.types import InputError

@@ -22,21 +22,22 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from jepaplan.envs.wall import WallLayouts, WallWorld
 from jepaplan.evaluation.episodes import EpisodeOptions, Outcomes, run_episodes, true_states
 from jepaplan.evaluation.references import (
+    HOPELESS,
     ControllerMaker,
     GeodesicDistance,
     RenderedDistance,
     TrueDynamics,
+    encode_states,
 )
+from jepaplan.evaluation.surveys import placed
 from jepaplan.evaluation.tasks import Instances
-from jepaplan.interfaces import ActionUnits, Controller, Distance, WorldModel
+from jepaplan.interfaces import ActionUnits, Controller, Distance, World, WorldModel
 from jepaplan.types import InputError
 
 Verdict = Literal["search", "model", "value", "model and value", "either"]
 
-LAYOUT_WIDTH = 2  # wall_x, door_y
 WORDS: dict[str, str] = {
     "search": "the search: it fails even with true dynamics and the exact distance",
     "model": "the model: with true dynamics the learned cost leads to the goal",
@@ -71,15 +72,16 @@ class Blame:
         return f"Instance {self.instance}: {WORDS[self.verdict]}."
 
 
-class LayoutCarrying:
-    """A learned world model that carries the true layout along, so that its latents have geodesics.
+class StateCarrying:
+    """A learned world model that carries the true state of its start, so that its latents have geodesics.
 
-    Observes true states, draws and encodes them. The layout is no help to the dynamics, which never see it.
+    Observes true states, draws and encodes them. The state is no help to the dynamics, which never see it.
     """
 
-    def __init__(self, world: WallWorld, world_model: WorldModel) -> None:
+    def __init__(self, world: World, world_model: WorldModel) -> None:
         self._world = world
         self._model = world_model
+        self._width = world.state_width
         self.action_dim = world_model.action_dim
         self.stride = world_model.stride
 
@@ -94,52 +96,49 @@ class LayoutCarrying:
         observation: Shaped[Tensor, "B *observation"],
         proprioception: Float[Tensor, "B P"] | None = None,
     ) -> Float[Tensor, "B E"]:
-        """The learned latent of the state's picture, then wall_x and door_y."""
-        positions, layouts = self._world.split_state(observation)
-        latent = self._model.encode(self._world.render(positions, layouts), proprioception)
-        return torch.cat([latent, observation[:, -LAYOUT_WIDTH:].to(latent)], dim=-1)
+        """The learned latent of what is seen in the state, then the state."""
+        latent = encode_states(self._world, self._model.encode, observation)
+        return torch.cat([latent, observation.to(latent)], dim=-1)
 
     @torch.no_grad()
     def step(self, latent: Float[Tensor, "B E"], action: Float[Tensor, "B A"]) -> Float[Tensor, "B E"]:
-        """The learned step; the layout stays."""
-        moved = self._model.step(latent[:, :-LAYOUT_WIDTH], action)
-        return torch.cat([moved, latent[:, -LAYOUT_WIDTH:]], dim=-1)
+        """The learned step; the state stays."""
+        moved = self._model.step(latent[:, : -self._width], action)
+        return torch.cat([moved, latent[:, -self._width :]], dim=-1)
 
     def rollout(
         self, latent: Float[Tensor, "B E"], actions: Float[Tensor, "B S H A"]
     ) -> Float[Tensor, "B S H+1 E"]:
-        """The learned rollout; the layout stays."""
-        paths = self._model.rollout(latent[:, :-LAYOUT_WIDTH], actions)
-        layout = latent[:, None, None, -LAYOUT_WIDTH:].expand(*paths.shape[:3], LAYOUT_WIDTH)
-        return torch.cat([paths, layout], dim=-1)
+        """The learned rollout; the state stays."""
+        paths = self._model.rollout(latent[:, : -self._width], actions)
+        carried = latent[:, None, None, -self._width :].expand(*paths.shape[:3], self._width)
+        return torch.cat([paths, carried], dim=-1)
 
 
 class DecodedGeodesic:
-    """The geodesic between the positions decoded from latents of `LayoutCarrying`."""
+    """The geodesic between the positions decoded from latents of `StateCarrying`."""
 
-    def __init__(self, world: WallWorld, probe: nn.Module) -> None:
+    def __init__(self, world: World, probe: nn.Module) -> None:
         self._world = world
         self._probe = probe
-        self._geodesic = GeodesicDistance(world)
+        self._geodesic = GeodesicDistance(world, HOPELESS)
 
     @torch.no_grad()
     def __call__(
         self, source: Float[Tensor, "*#batch E"], goal: Float[Tensor, "*#batch E"]
     ) -> Float[Tensor, "*batch"]:
-        """Decode, push out of the wall, measure."""
+        """Decode, place in the layout that was carried along, measure."""
         return self._geodesic(self._states(source), self._states(goal))
 
-    def _states(self, latents: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch 4"]:
-        layout = latents[..., -LAYOUT_WIDTH:]
-        positions = self._probe(latents[..., :-LAYOUT_WIDTH]).to(layout)
-        flat = _out_of_the_wall(
-            self._world, positions.reshape(-1, 2), WallLayouts(*layout.reshape(-1, LAYOUT_WIDTH).unbind(-1))
-        )
-        return torch.cat([flat.view(positions.shape), layout], dim=-1)
+    def _states(self, latents: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch W"]:
+        carried = latents[..., -self._world.state_width :]
+        positions = self._probe(latents[..., : -self._world.state_width]).to(carried)
+        flat = placed(self._world, carried.reshape(-1, carried.shape[-1]), positions.reshape(-1, 2))
+        return flat.view(carried.shape)
 
 
 def blame_failures(
-    world: WallWorld,
+    world: World,
     outcomes: Outcomes,
     parts: LearnedParts,
     generator: torch.Generator,
@@ -155,13 +154,13 @@ def blame_failures(
     instances = outcomes.instances.select(failed)
     truth = TrueDynamics(world, parts.world_model.action_units)
     learned_cost = RenderedDistance(world, parts.world_model.encode, parts.distance)
-    carrying, decoded = LayoutCarrying(world, parts.world_model), DecodedGeodesic(world, parts.probe)
+    carrying, decoded = StateCarrying(world, parts.world_model), DecodedGeodesic(world, parts.probe)
     controllers = (
-        parts.make_controller(truth, GeodesicDistance(world)),
+        parts.make_controller(truth, GeodesicDistance(world, HOPELESS)),
         parts.make_controller(truth, learned_cost),
         parts.make_controller(carrying, decoded),
     )
-    silent = replace(options, observe=true_states(world), keep=(), on_progress=None)
+    silent = replace(options, observe=true_states, keep=(), on_progress=None)
     results = [_successes(world, instances, each, generator, silent) for each in controllers]
     return tuple(
         Blame(
@@ -196,24 +195,10 @@ def summary(blames: Sequence[Blame]) -> str:
 
 
 def _successes(
-    world: WallWorld,
+    world: World,
     instances: Instances,
     controller: Controller,
     generator: torch.Generator,
     options: EpisodeOptions,
 ) -> Bool[Tensor, " B"]:
     return run_episodes(world, instances, controller, generator, options).success
-
-
-def _out_of_the_wall(
-    world: WallWorld, positions: Float[Tensor, "B 2"], layouts: WallLayouts
-) -> Float[Tensor, "B 2"]:
-    """Decoded positions may lie in the wall, where no path begins: move those to its nearer face."""
-    config = world.config
-    inside = positions.clamp(config.low + 0.01, config.high - 0.01)
-    offset = inside[:, 0] - layouts.wall_x
-    in_wall = (offset.abs() < config.wall_half_width) & (
-        (inside[:, 1] - layouts.door_y).abs() > config.door_half_width
-    )
-    face = layouts.wall_x + torch.where(offset < 0, -config.wall_half_width, config.wall_half_width)
-    return torch.stack([torch.where(in_wall, face, inside[:, 0]), inside[:, 1]], dim=-1)

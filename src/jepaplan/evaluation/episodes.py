@@ -6,24 +6,23 @@ here. It counts at any time up to the last step, the start included (PLDM, arXiv
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from jepaplan.control.record import Decision
-from jepaplan.envs.wall import WallWorld
 from jepaplan.evaluation.statistics import SuccessRate
 from jepaplan.evaluation.tasks import Instances
-from jepaplan.interfaces import Controller
-from jepaplan.types import InputError
+from jepaplan.interfaces import Controller, World
+from jepaplan.types import InputError, Observation
 
 NEVER = -1  # steps to success of an instance that was not solved
 
-Observe = Callable[[Float[Tensor, "B W"]], Shaped[Tensor, "B *observation"]]
+Observe = Callable[[Float[Tensor, "B W"]], Observation]
 
 
 @runtime_checkable
@@ -49,20 +48,23 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeOptions:
-    """How long episodes last, what is observed, and what is kept for pictures."""
+    """How long episodes last, what is observed, what is kept for pictures, and whose share it is."""
 
     episode_steps: int
-    observe: Observe | None = None  # None: pixels
+    observe: Observe | None = None  # None: what the world shows
     keep: tuple[int, ...] = ()  # instances whose decisions are kept
+    share: tuple[int, int] = (0, 1)  # (k, n): pursue every n-th instance from the k-th, as one batch of n
     on_progress: Callable[[Progress], None] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse episodes without steps."""
+        """Refuse episodes without steps and shares of nothing."""
         if self.episode_steps < 1:
             raise InputError(
                 f"episode_steps must be at least 1; got {self.episode_steps}. The length that belongs to a "
-                "world is `world.config.episode_steps`."
+                "world is `world.episode_steps`."
             )
+        if not 0 <= self.share[0] < self.share[1]:
+            raise InputError(f"share is (k, n) with 0 <= k < n: the k-th of n shares; got {self.share}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class Fan:
     """What was considered when one instance was planned: cheapest candidates, and the plan they became."""
 
     step: int
-    state: Float[Tensor, " W"]  # where the dot really was
+    state: Float[Tensor, " W"]  # the true one
     plan: Float[Tensor, "H A"]  # normalised action units
     candidates: Float[Tensor, "K H A"]  # cheapest first
     costs: Float[Tensor, " K"]
@@ -86,13 +88,23 @@ class Outcomes:
     success: Bool[Tensor, " B"]
     steps_to_success: Int[Tensor, " B"]  # NEVER where there was none
     final_distance: Float[Tensor, " B"]  # pixels to the goal, at success or at the end
-    paths: Float[
-        Tensor, "B frames 2"
-    ]  # one frame more than steps; a solved problem stays where it was solved
-    seconds_per_step: float  # planning time of one step of one problem
+    # One frame more than steps; a solved problem stays where it was solved. Both in picture pixels.
+    paths: Float[Tensor, "B frames 2"]
+    goals: Float[Tensor, "B 2"]
     planning_seconds: float
-    evaluations_per_step: float  # predictor calls per environment step and problem
+    problem_steps: int  # decisions asked for, over all problems
+    evaluations: int  # predictor calls, over all problems
     fans: Mapping[int, tuple[Fan, ...]] = field(default_factory=dict)
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Planning time of one step of one problem."""
+        return self.planning_seconds / max(self.problem_steps, 1)
+
+    @property
+    def evaluations_per_step(self) -> float:
+        """Predictor calls per environment step and problem."""
+        return self.evaluations / max(self.problem_steps, 1)
 
     @property
     def rate(self) -> SuccessRate:
@@ -102,7 +114,7 @@ class Outcomes:
     def best_and_worst(self) -> tuple[int, int]:
         """The instance solved with the least detour, of the longer half, and the one that failed worst."""
         length = (self.paths[:, 1:] - self.paths[:, :-1]).norm(dim=-1).sum(-1)
-        straight = (self.instances.goals - self.instances.starts).norm(dim=-1)
+        straight = (self.goals - self.paths[:, 0]).norm(dim=-1)
         detour = torch.where(self.success, length / straight, torch.inf)
         # short tasks are solved without detour and show little
         detour = torch.where(straight < straight.median(), detour + 100, detour)
@@ -112,54 +124,90 @@ class Outcomes:
         return int(best), int(badness.argmax())
 
 
-def pixels(world: WallWorld) -> Observe:
-    """Observe images."""
-    return lambda state: world.render(*world.split_state(state))
-
-
-def true_states(world: WallWorld) -> Observe:
+def true_states(state: Float[Tensor, "B W"]) -> Observation:
     """Observe the true state: for references that know the world."""
-    return lambda state: state
+    return Observation(state)
 
 
 @torch.no_grad()
 def run_episodes(
-    world: WallWorld,
+    world: World,
     instances: Instances,
     controller: Controller,
     generator: torch.Generator,
     options: EpisodeOptions,
 ) -> Outcomes:
-    """Pursue every instance's goal for at most `options.episode_steps` steps."""
-    observe = options.observe or pixels(world)
-    layouts, goals, positions = instances.layouts, instances.goals, instances.starts.clone()
-    controller.reset(observe(world.state(goals, layouts)), generator)
-    steps_to_success = torch.where(world.reached(positions, goals), 0, NEVER)
-    recorder, paths, began = _Recorder(options.keep), [positions], time.perf_counter()
+    """Pursue every instance's goal for at most `options.episode_steps` steps.
+
+    Instances of other shares are there, so that what controllers draw for them is drawn; they do not move.
+    """
+    observe = options.observe or world.observe
+    number, shares = options.share
+    ours = torch.arange(len(instances)) % shares == number
+    goals, state = instances.goals, instances.starts.clone()
+    controller.reset(observe(goals), generator)
+    steps_to_success = torch.where(world.reached(state, goals), 0, NEVER)
+    recorder, places, began = _Recorder(options.keep), [world.positions(state)], time.perf_counter()
     for step in range(options.episode_steps):
-        active = steps_to_success == NEVER
+        active = ours & (steps_to_success == NEVER)
         if not active.any():
             break
-        state = world.state(positions, layouts)
         actions = recorder.act(controller, observe(state), active)
         recorder.note(controller, step, state)
-        moved = world.step(positions, actions.to(positions), layouts, generator)
-        positions = torch.where(active[:, None], moved, positions)
-        paths.append(positions)
-        arrived = active & world.reached(positions, goals)
+        moved = state.clone()
+        moved[ours] = world.step(state[ours], actions.to(state)[ours], generator)
+        state = torch.where(active[:, None], moved, state)
+        places.append(world.positions(state))
+        arrived = active & world.reached(state, goals)
         steps_to_success = torch.where(arrived, step + 1, steps_to_success)
         if options.on_progress:
-            options.on_progress(_progress(step + 1, options.episode_steps, steps_to_success, began))
-    paths += [positions] * (options.episode_steps + 1 - len(paths))
+            options.on_progress(_progress(step + 1, options.episode_steps, steps_to_success[ours], began))
+    places += [places[-1]] * (options.episode_steps + 1 - len(places))
+    return _outcomes(
+        instances, steps_to_success, torch.stack(places, dim=1), world.positions(goals), recorder
+    )
+
+
+def merged(shares: Sequence[Outcomes]) -> Outcomes:
+    """The outcomes of all shares of the same instances, in the order of the shares, as one."""
+
+    def together(column: Callable[[Outcomes], Tensor]) -> Tensor:
+        found = column(shares[0]).clone()
+        for number, share in enumerate(shares):
+            found[number :: len(shares)] = column(share)[number :: len(shares)]
+        return found
+
+    return Outcomes(
+        instances=shares[0].instances,
+        success=together(lambda share: share.success),
+        steps_to_success=together(lambda share: share.steps_to_success),
+        final_distance=together(lambda share: share.final_distance),
+        paths=together(lambda share: share.paths),
+        goals=shares[0].goals,
+        planning_seconds=sum(share.planning_seconds for share in shares),
+        problem_steps=sum(share.problem_steps for share in shares),
+        evaluations=sum(share.evaluations for share in shares),
+        fans={number: shares[number % len(shares)].fans[number] for number in shares[0].fans},
+    )
+
+
+def _outcomes(
+    instances: Instances,
+    steps_to_success: Int[Tensor, " B"],
+    paths: Float[Tensor, "B frames 2"],
+    goals: Float[Tensor, "B 2"],
+    recorder: "_Recorder",
+) -> Outcomes:
     return Outcomes(
         instances=instances,
         success=steps_to_success != NEVER,
         steps_to_success=steps_to_success,
-        final_distance=(positions - goals).norm(dim=-1),
-        paths=torch.stack(paths, dim=1),
-        seconds_per_step=recorder.seconds / max(recorder.problem_steps, 1),
+        final_distance=(paths[:, -1] - goals).norm(dim=-1),
+        paths=paths,
+        goals=goals,
         planning_seconds=recorder.seconds,
-        evaluations_per_step=recorder.evaluations / max(recorder.problem_steps, 1),
+        problem_steps=recorder.problem_steps,
+        evaluations=recorder.evaluations,
         fans={number: tuple(fans) for number, fans in recorder.fans.items()},
     )
 
@@ -180,7 +228,7 @@ class _Recorder:
         self.fans: dict[int, list[Fan]] = {number: [] for number in keep}
         self._seen: Decision | None = None
 
-    def act(self, controller: Controller, observation: Tensor, active: Bool[Tensor, " B"]) -> Tensor:
+    def act(self, controller: Controller, observation: Observation, active: Bool[Tensor, " B"]) -> Tensor:
         began = time.perf_counter()
         actions = controller.act(observation, active)
         self.seconds += time.perf_counter() - began

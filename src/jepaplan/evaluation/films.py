@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepaplan.envs.wall import WallWorld
 from jepaplan.evaluation.episodes import NEVER, Fan, Outcomes
-from jepaplan.evaluation.pictures import framed, goal_mark, polyline, room_shapes, start_mark
-from jepaplan.evaluation.references import TrueDynamics
-from jepaplan.interfaces import ActionUnits, WorldModel
+from jepaplan.evaluation.pictures import framed, goal_mark, polyline, scenery_shapes, start_mark, view_of
+from jepaplan.evaluation.references import TrueDynamics, encode_states
+from jepaplan.interfaces import ActionUnits, World, WorldModel
 from jepaplan.types import InputError
 
 Imagine = Callable[[Float[Tensor, "1 W"], Float[Tensor, "1 S H A"]], Float[Tensor, "1 S H+1 2"]]
@@ -33,25 +32,25 @@ class Film:
     data: str  # JSON: what the page needs to draw each step
 
 
-def true_course(world: WallWorld, action_units: ActionUnits) -> Imagine:
+def true_course(world: World, action_units: ActionUnits) -> Imagine:
     """Where actions truly lead."""
     model = TrueDynamics(world, action_units)
-    return lambda state, actions: model.rollout(state, actions)[..., :2]
+    return lambda state, actions: world.positions(model.rollout(state, actions))
 
 
-def imagination(world: WallWorld, world_model: WorldModel, probe: nn.Module) -> Imagine:
+def imagination(world: World, world_model: WorldModel, probe: nn.Module) -> Imagine:
     """Where the model believes that actions lead, decoded by the position probe."""
 
     @torch.no_grad()
     def imagine(state: Float[Tensor, "1 W"], actions: Float[Tensor, "1 S H A"]) -> Float[Tensor, "1 S H+1 2"]:
-        latent = world_model.encode(world.render(*world.split_state(state)))
+        latent = encode_states(world, world_model.encode, state)
         return probe(world_model.rollout(latent, actions))
 
     return imagine
 
 
 def film(
-    world: WallWorld,
+    world: World,
     outcomes: Outcomes,
     number: int,
     imagine: Imagine,
@@ -65,12 +64,11 @@ def film(
             f"no decisions were kept for instance {number}; run the episodes with "
             f"`EpisodeOptions(keep=({number},), ...)` and a controller that records its decisions"
         )
-    instances, steps = outcomes.instances, int(outcomes.steps_to_success[number])
+    steps = int(outcomes.steps_to_success[number])
     last = steps if steps != NEVER else outcomes.paths.shape[1] - 1
     path = outcomes.paths[number, : last + 1]
-    wall = (float(instances.layouts.wall_x[number]), float(instances.layouts.door_y[number]))
-    goal = (float(instances.goals[number, 0]), float(instances.goals[number, 1]))
-    rooms = room_shapes(world.config, *wall) + goal_mark(*goal)
+    patches = world.scenery(outcomes.instances.starts[number])
+    rooms = scenery_shapes(patches) + goal_mark(*outcomes.goals[number].tolist())
     frames = [_frame(fan, imagine, candidates) for fan in fans]
     document = {
         "path": _rounded(path),
@@ -86,6 +84,7 @@ def film(
             f'<g class="still">{polyline(path)}{start_mark(*path[0].tolist())}</g>'
             '<g class="fan"></g><g class="past"></g><g class="plan"></g><g class="dot"></g>',
             f"{words[0]}: {_happened(outcomes, number)}",
+            view_of(world, patches),
         ),
         data=json.dumps(document, separators=(",", ":")),
     )

@@ -1,7 +1,16 @@
-"""Pictures of the two rooms as SVG: layouts, recorded paths, maps of a distance.
+"""Pictures of worlds as SVG: scenery, recorded paths, maps of a distance.
 
 Lines and texts take their colours from CSS variables with fallbacks, so one picture serves a light page, a
 dark page and a file opened by itself. Coordinates are the world's pixels.
+
+    kind of `Patch`                       drawn as
+    border                                a line around
+    wall                                  a solid rectangle
+    pit                                   a rectangle in the colour of danger
+    one-way door left, right, up, down    a pale rectangle with an arrow
+    key                                   a small ring in a pale rectangle
+    door                                  a barred rectangle
+    any other                             a dashed outline that names itself
 """
 
 import base64
@@ -11,19 +20,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from jepaplan.envs.wall import WallConfig, WallLayouts
-from jepaplan.types import InputError
+from jepaplan.data.frames import frame_to_picture
+from jepaplan.interfaces import World
+from jepaplan.types import InputError, Patch
 
-WALL_STYLE = 'fill="var(--wall, #5b6472)"'
+STYLES = {
+    "border": 'fill="none" stroke="var(--wall, #5b6472)" stroke-width="0.8"',
+    "wall": 'fill="var(--wall, #5b6472)"',
+    "pit": 'fill="var(--pit, #b4472e)" fill-opacity="0.75"',
+    "one-way door": 'fill="var(--gate, #3f8f7a)" fill-opacity="0.3"',
+    "key": 'fill="var(--key, #c79a1b)" fill-opacity="0.25"',
+    "door": 'fill="var(--key, #c79a1b)" fill-opacity="0.75" stroke="var(--wall, #5b6472)" stroke-width="0.6"',
+}
+UNKNOWN_STYLE = 'fill="none" stroke="var(--wall, #5b6472)" stroke-width="0.4" stroke-dasharray="1 1"'
+# Which way an arrow points; y grows downwards.
+ARROWS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 PATH_STYLE = 'fill="none" stroke="var(--path, #2563eb)" stroke-linecap="round" stroke-linejoin="round"'
 BANDS = 14  # equal steps of the colour scale: their edges read as contour lines
-THUMBNAIL = 68  # units per tile of a contact sheet: one picture and its margin
+MARGIN = 4  # units between the tiles of a contact sheet
+ROUND = 2.0  # units kept around a border line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +59,49 @@ class MapPicture:
     unit: str
 
 
-def room_shapes(config: WallConfig, wall_x: float, door_y: float) -> str:
-    """The border and the wall with its door, as SVG shapes."""
-    low, high, half = config.low, config.high, config.wall_half_width
-    top, bottom = door_y - config.door_half_width, door_y + config.door_half_width
-    x, width = wall_x - half, 2 * half
-    return (
-        f'<rect x="{low:g}" y="{low:g}" width="{high - low:g}" height="{high - low:g}" fill="none" '
-        'stroke="var(--wall, #5b6472)" stroke-width="0.8"/>'
-        f'<rect x="{x:g}" y="{low:g}" width="{width:g}" height="{top - low:g}" {WALL_STYLE}/>'
-        f'<rect x="{x:g}" y="{bottom:g}" width="{width:g}" height="{high - bottom:g}" {WALL_STYLE}/>'
+def scenery_shapes(patches: Sequence[Patch]) -> str:
+    """What does not move, as SVG shapes."""
+    return "".join(_patch(patch) for patch in patches)
+
+
+def _patch(patch: Patch) -> str:
+    (left, top), (right, bottom) = patch.low, patch.high
+    name, _, way = patch.kind.rpartition(" ")
+    kind = name if way in ARROWS else patch.kind
+    box = f'x="{left:g}" y="{top:g}" width="{right - left:g}" height="{bottom - top:g}"'
+    if kind not in STYLES:
+        return f"<rect {box} {UNKNOWN_STYLE}><title>{escape(patch.kind)}</title></rect>"
+    x, y, size = (left + right) / 2, (top + bottom) / 2, min(right - left, bottom - top)
+    mark = ""
+    if way in ARROWS:
+        mark = _arrow((x, y), ARROWS[way], 0.35 * size)
+    elif kind == "key":
+        mark = (
+            f'<circle cx="{x:g}" cy="{y:g}" r="{0.25 * size:g}" fill="none" stroke="var(--key, #c79a1b)" '
+            'stroke-width="1"/>'
+        )
+    return f"<rect {box} {STYLES[kind]}/>{mark}"
+
+
+def _arrow(middle: tuple[float, float], way: tuple[float, float], reach: float) -> str:
+    """A shaft through `middle` and two barbs at its tip."""
+    (x, y), (dx, dy) = middle, (way[0] * reach, way[1] * reach)
+    tip = (x + dx, y + dy)
+    barbs = [(tip[0] - 0.7 * (dx + side * dy), tip[1] - 0.7 * (dy + side * dx)) for side in (1, -1)]
+    path = f"M{x - dx:g} {y - dy:g}L{tip[0]:g} {tip[1]:g}" + "".join(
+        f"M{tip[0]:g} {tip[1]:g}L{barb[0]:g} {barb[1]:g}" for barb in barbs
     )
+    return f'<path d="{path}" fill="none" stroke="var(--gate, #3f8f7a)" stroke-width="1"/>'
+
+
+def view_of(world: World, patches: Sequence[Patch]) -> tuple[float, float, float, float]:
+    """Corner, width and height of what a picture shows: within the border line, else all pixels."""
+    for patch in patches:
+        if patch.kind == "border":
+            (left, top), (right, bottom) = patch.low, patch.high
+            return left - ROUND, top - ROUND, right - left + 2 * ROUND, bottom - top + 2 * ROUND
+    _, height, width = world.image
+    return -0.5, -0.5, float(width), float(height)
 
 
 def polyline(points: Float[Tensor, "K 2"], width: float = 0.7, extra: str = "") -> str:
@@ -72,10 +126,8 @@ def start_mark(x: float, y: float) -> str:
     )
 
 
-def framed(
-    shapes: str, description: str, view: tuple[float, float, float, float] = (2.0, 2.0, 59.0, 59.0)
-) -> str:
-    """A whole SVG picture of one room, with words for those who do not see it."""
+def framed(shapes: str, description: str, view: tuple[float, float, float, float]) -> str:
+    """A whole SVG picture, with words for those who do not see it."""
     box = " ".join(f"{number:g}" for number in view)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img" '
@@ -84,56 +136,52 @@ def framed(
     )
 
 
-def path_picture(
-    config: WallConfig, wall: tuple[float, float], path: Float[Tensor, "T 2"], goal: tuple[float, float]
-) -> str:
-    """One episode at a glance: the whole path and the goal."""
-    shapes = room_shapes(config, *wall) + goal_mark(*goal) + polyline(path)
-    return framed(shapes + start_mark(*path[0].tolist()), "The path of one episode through the two rooms")
-
-
-def contact_sheet(
-    config: WallConfig, layouts: WallLayouts, paths: Float[Tensor, "B T 2"], columns: int = 6
-) -> str:
-    """Recorded paths side by side, each in its own layout: what the data look like at a glance."""
-    if columns < 1 or len(paths) != len(layouts.wall_x):
+def contact_sheet(world: World, states: Float[Tensor, "B T W"], columns: int = 6) -> str:
+    """Recorded walks side by side, each in its own layout: what the data look like at a glance."""
+    if columns < 1 or states.shape[-1] != world.state_width or len(states) < 1:
         raise InputError(
-            f"a contact sheet needs a column and one layout per path; got columns={columns}, "
-            f"{len(paths)} paths and {len(layouts.wall_x)} layouts"
+            f"a contact sheet needs a column, a walk and states of {world.state_width} numbers; got "
+            f"columns={columns} and states {tuple(states.shape)}"
         )
-    tiles = []
-    places = zip(layouts.wall_x.tolist(), layouts.door_y.tolist(), paths, strict=True)
-    for number, (wall_x, door_y, path) in enumerate(places):
+    pitch, tiles = max(world.image[1:]) + MARGIN, list[str]()
+    for number, walk in enumerate(states):
         row, column = divmod(number, columns)
+        path = world.positions(walk)
         end = path[-1].tolist()
         dot = f'<circle cx="{end[0]:.2f}" cy="{end[1]:.2f}" r="1.6" fill="var(--path, #2563eb)"/>'
-        shapes = room_shapes(config, wall_x, door_y) + polyline(path) + start_mark(*path[0].tolist()) + dot
-        tiles.append(f'<g transform="translate({column * THUMBNAIL} {row * THUMBNAIL})">{shapes}</g>')
-    width = min(columns, len(paths)) * THUMBNAIL
-    height = math.ceil(len(paths) / columns) * THUMBNAIL
-    words = f"{len(paths)} recorded paths in their layouts; each begins at an open ring and ends at a dot"
-    return framed("".join(tiles), words, (0.0, 0.0, width - 4.0, height - 4.0))
+        shapes = scenery_shapes(world.scenery(walk[0])) + polyline(path) + start_mark(*path[0].tolist()) + dot
+        tiles.append(f'<g transform="translate({column * pitch} {row * pitch})">{shapes}</g>')
+    width = min(columns, len(states)) * pitch
+    height = math.ceil(len(states) / columns) * pitch
+    words = f"{len(states)} recorded paths in their layouts; each begins at an open ring and ends at a dot"
+    return framed("".join(tiles), words, (0.0, 0.0, float(width - MARGIN), float(height - MARGIN)))
 
 
-def frame_picture(frame: UInt8[Tensor, "2 height width"], description: str) -> str:
-    """What the encoder sees, enlarged without smoothing: the dot in one colour, the walls in another."""
+def frame_picture(frame: UInt8[Tensor, "C height width"], description: str) -> str:
+    """What the encoder sees, enlarged without smoothing; two channels are a dot and walls."""
+    _, height, width = frame.shape
+    pixels = _dot_and_walls(frame) if len(frame) == 2 else np.asarray(frame_to_picture(frame))
+    return (
+        f'<img class="pixels" alt="{escape(description)}" src="{_png(pixels)}" '
+        f'width="{width}" height="{height}">'
+    )
+
+
+def _dot_and_walls(frame: UInt8[Tensor, "2 height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    """The dot in one colour, the walls in another."""
     dot, walls = frame.float()[..., None] / 255
     dark, warm, grey = (
         torch.tensor(colour) for colour in ((13.0, 17, 28), (255.0, 196, 84), (96.0, 116, 150))
     )
     picture = dark + walls * (grey - dark)
     picture = picture + dot * (warm - picture)
-    return (
-        f'<img class="pixels" alt="{escape(description)}" src="{_png(picture.round().to(torch.uint8))}" '
-        'width="64" height="64">'
-    )
+    return picture.round().to(torch.uint8).numpy()
 
 
 def map_picture(
-    config: WallConfig,
+    world: World,
     values: Float[Tensor, "rows columns"],
-    wall: tuple[float, float],
-    goal: tuple[float, float],
+    goal: Float[Tensor, " W"],
     words: tuple[str, str],
 ) -> MapPicture:
     """A map of distances from `probes.distance_map`; `words` are its title and its unit. Near is bright."""
@@ -148,15 +196,17 @@ def map_picture(
     band = (share * BANDS).floor().clamp(max=BANDS - 1) / (BANDS - 1)
     colours = torch.tensor(colormaps["viridis_r"](band.nan_to_num().numpy())) * 255
     colours[..., 3] = torch.where(values.isnan(), 0, 255)
-    size = config.size
+    _, height, width = world.image
     # a pixel's centre is at its integer coordinate, so the picture begins half a pixel before it
     image = (
-        f'<image href="{_png(colours.round().to(torch.uint8))}" x="-0.5" y="-0.5" '
-        f'width="{size}" height="{size}" '
+        f'<image href="{_png(colours.round().to(torch.uint8).numpy())}" x="-0.5" y="-0.5" '
+        f'width="{width}" height="{height}" '
         'preserveAspectRatio="none" style="image-rendering:pixelated"/>'
     )
     description = f"Map of the {title} to the goal from everywhere, {low:.1f} to {high:.1f} {unit}"
-    svg = framed(image + room_shapes(config, *wall) + goal_mark(*goal), description)
+    patches = world.scenery(goal)
+    mark = goal_mark(*world.positions(goal).tolist())
+    svg = framed(image + scenery_shapes(patches) + mark, description, view_of(world, patches))
     return MapPicture(title=title, svg=svg, low=low, high=high, unit=unit)
 
 
@@ -170,7 +220,7 @@ def _points(points: Float[Tensor, "K 2"]) -> str:
     return " ".join(f"{x:.2f},{y:.2f}" for x, y in points.tolist())
 
 
-def _png(pixels: UInt8[Tensor, "height width channels"]) -> str:
+def _png(pixels: UInt8[np.ndarray, "height width *channels"]) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

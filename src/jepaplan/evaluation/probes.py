@@ -3,8 +3,9 @@
 Measured on layouts and paths drawn afresh, with the true states that training never sees.
 
     rollout errors      the imagined latent after n steps against the encoded truth, beside "nothing moves"
-    rank correlation    Spearman's, of the learned distance with the geodesic, in a room and across rooms
-    greedy descent      take the move whose true outcome is nearest to the goal: does that find the door?
+    rank correlation    Spearman's, of the learned distance with the geodesic, where the straight way is the
+                        way and where it is not
+    greedy descent      take the move whose true outcome is nearest to the goal: does that find the way?
 """
 
 import math
@@ -12,24 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepaplan.data.wall_walks import free_walks, simulate
-from jepaplan.envs.wall import WallLayouts, WallWorld
-from jepaplan.evaluation.references import EncodeFrames, GeodesicDistance
+from jepaplan.data.walks import Walks, find_walker
+from jepaplan.envs.wall import WallWorld
+from jepaplan.evaluation.references import GeodesicDistance, encode_states
 from jepaplan.evaluation.statistics import SuccessRate, bootstrap_interval, spearman
+from jepaplan.evaluation.surveys import Surveyed, fresh_layouts, passed, placed
 from jepaplan.evaluation.tasks import Instances
-from jepaplan.interfaces import Distance, WorldModel
-
-
-@dataclass(frozen=True, kw_only=True)
-class Paths:
-    """True paths in known layouts, with the actions that made them."""
-
-    layouts: WallLayouts
-    actions: Float[Tensor, "B T 2"]  # environment units
-    positions: Float[Tensor, "B T+1 2"]
+from jepaplan.interfaces import Distance, World, WorldModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +40,7 @@ class RolloutError:
 class RankCorrelation:
     """Average over layouts of the rank correlation of a distance with the geodesic, with a 95 % interval."""
 
-    pairs: str  # "same room" or "other room"
+    pairs: str  # "same room" and "other room", or "straight way" and "way round"
     mean: float
     low: float
     high: float
@@ -58,40 +51,42 @@ class RankCorrelation:
 class Descent:
     """One-step greedy descent under the true dynamics."""
 
-    through_door: SuccessRate  # ended up in the goal's room at some time
+    way_found: SuccessRate  # at some time nothing lay between the state and the goal any more
     reached: SuccessRate
     paths: Float[Tensor, "B frames 2"]
 
 
-def fresh_paths(world: WallWorld, count: int, steps: int, generator: torch.Generator) -> Paths:
-    """Walks like the recorded ones, of any length, in freshly drawn layouts."""
-    layouts = world.sample_layouts(count, generator)
-    start, actions = free_walks(world, layouts, steps, generator)
-    positions = simulate(world, start, actions, layouts, generator)
-    return Paths(layouts=layouts, positions=positions, actions=actions)
+def fresh_walks(world: World, count: int, steps: int, generator: torch.Generator) -> Walks:
+    """Walks without an aim, of any length, in freshly drawn layouts."""
+    return find_walker(world.name, free=True)(world, count, steps, generator)
+
+
+def fresh_states(world: World, count: int, generator: torch.Generator) -> Float[Tensor, "B W"]:
+    """States anywhere in freshly drawn layouts."""
+    return world.sample_states(fresh_layouts(world, count, generator), generator)
 
 
 @torch.no_grad()
 def rollout_errors(
-    world: WallWorld,
+    world: World,
     world_model: WorldModel,
     probe: nn.Module,
-    paths: Paths,
+    walks: Walks,
     steps: Sequence[int] = (1, 15, 50, 96),
 ) -> tuple[RolloutError, ...]:
-    """Imagine along the actions of `paths`; compare with the world at those `steps` that fit."""
-    length = paths.actions.shape[1]
-    first = encode_positions(world, world_model.encode, paths.layouts, paths.positions[:, 0])
+    """Imagine along the actions of `walks`; compare with the world at those `steps` that fit."""
+    length = walks.actions.shape[1]
+    first = encode_states(world, world_model.encode, walks.states[:, 0])
     # frames of different paths: how far apart latents are that have nothing to do with each other
     typical = (first - first.roll(1, dims=0)).norm(dim=-1).mean().clamp(min=1e-12)
     imagined, errors = first, list[RolloutError]()
-    actions = world_model.action_units.normalise(paths.actions)
+    actions = world_model.action_units.normalise(walks.actions)
     for number in range(1, length + 1):
         imagined = world_model.step(imagined, actions[:, number - 1])
         if number not in steps:
             continue
-        place = paths.positions[:, number]
-        true = encode_positions(world, world_model.encode, paths.layouts, place)
+        place = world.positions(walks.states[:, number])
+        true = encode_states(world, world_model.encode, walks.states[:, number])
         errors.append(
             RolloutError(
                 steps=number,
@@ -106,117 +101,78 @@ def rollout_errors(
 
 @torch.no_grad()
 def rank_correlations(
-    world: WallWorld,
+    world: World,
     distance: Distance,
     generator: torch.Generator,
     layouts: int = 50,
     pairs: int = 64,
 ) -> tuple[RankCorrelation, ...]:
-    """Correlations within a room and across rooms, layout by layout: no task has its goal in another layout.
+    """Correlations of pairs that are not `apart` and of those that are, layout by layout.
 
-    `distance` compares states; wrap a learned one in `RenderedDistance`.
+    No task has its goal in another layout. Pairs without a way are left out, and so is a kind of pair that a
+    world does not have. `distance` compares states; wrap a learned one in `RenderedDistance`.
     """
-    geodesic, found = GeodesicDistance(world), {True: list[float](), False: list[float]()}
+    geodesic, found = GeodesicDistance(world), {False: list[float](), True: list[float]()}
     for _ in range(layouts):
-        one = world.sample_layouts(1, generator)
-        layout = WallLayouts(one.wall_x.repeat(8 * pairs), one.door_y.repeat(8 * pairs))
-        source, goal = (world.state(world.sample_positions(layout, generator), layout) for _ in range(2))
-        together = (source[:, 0] < layout.wall_x) == (goal[:, 0] < layout.wall_x)
-        for same in (True, False):
-            chosen = (together == same).nonzero()[:pairs, 0]
+        like = fresh_layouts(world, 1, generator).repeat(8 * pairs, 1)
+        source, goal = (world.sample_states(like, generator) for _ in range(2))
+        apart = world.apart(source, goal)
+        for kind, ranks in found.items():
+            chosen = (apart == kind).nonzero()[:pairs, 0]
+            true = geodesic(source[chosen], goal[chosen])
+            chosen, true = chosen[true.isfinite()], true[true.isfinite()]
             if len(chosen) > 2:
-                rank = spearman(
-                    distance(source[chosen], goal[chosen]), geodesic(source[chosen], goal[chosen])
-                )
+                rank = spearman(distance(source[chosen], goal[chosen]), true)
                 # a distance that never changes ranks nothing
-                found[same].append(0.0 if math.isnan(rank) else rank)
+                ranks.append(0.0 if math.isnan(rank) else rank)
+    near, far = ("same room", "other room") if isinstance(world, WallWorld) else ("straight way", "way round")
     return tuple(
-        _summary(name, found[same], generator) for same, name in ((True, "same room"), (False, "other room"))
+        _summary(name, found[kind], generator) for kind, name in ((False, near), (True, far)) if found[kind]
     )
 
 
 @torch.no_grad()
 def greedy_descent(
-    world: WallWorld,
-    instances: Instances,
-    distance: Distance,
-    steps: int | None = None,
-    headings: int = 16,
+    world: World, instances: Instances, distance: Distance, steps: int | None = None
 ) -> Descent:
-    """Try `headings` directions at three lengths with the true dynamics; take the move that ends nearest."""
-    config = world.config
-    angles = torch.arange(headings) * (2 * math.pi / headings)
-    directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
-    lengths = torch.tensor([config.step_min, config.step_mean, config.step_max])
-    moves = (lengths[:, None, None] * directions).flatten(0, 1)
-    layouts, goals, positions = instances.layouts, instances.goals, instances.starts
-    goal_states, paths = world.state(goals, layouts), [instances.starts]
-    side = goals[:, 0] > layouts.wall_x
-    half = world.config.wall_half_width
-    passed, reached = _beyond(positions, side, layouts, half), world.reached(positions, goals)
-    for _ in range(steps or config.episode_steps):
-        outcomes = _try_moves(world, positions, moves, layouts)
-        states = torch.cat([outcomes, goal_states[:, None, 2:].expand(-1, len(moves), -1)], dim=-1)
-        best = distance(states, goal_states[:, None]).argmin(dim=1)
+    """Try the world's typical actions with its true dynamics; take the one that ends nearest."""
+    actions = world.typical_actions()
+    goals, state, places = instances.goals, instances.starts, [world.positions(instances.starts)]
+    way_found, reached = passed(world, state, goals), world.reached(state, goals)
+    for _ in range(steps or world.episode_steps):
+        outcomes = world.step(
+            state.repeat_interleave(len(actions), dim=0), actions.repeat(len(state), 1)
+        ).unflatten(0, (len(state), len(actions)))
+        best = distance(outcomes, goals[:, None]).argmin(dim=1)
         moved = outcomes[torch.arange(len(best)), best]
-        positions = torch.where(reached[:, None], positions, moved)
-        passed = passed | _beyond(positions, side, layouts, half)
-        reached = reached | world.reached(positions, goals)
-        paths.append(positions)
+        state = torch.where(reached[:, None], state, moved)
+        way_found = way_found | passed(world, state, goals)
+        reached = reached | world.reached(state, goals)
+        places.append(world.positions(state))
     return Descent(
-        through_door=SuccessRate(int(passed.sum()), len(passed)),
+        way_found=SuccessRate(int(way_found.sum()), len(way_found)),
         reached=SuccessRate(int(reached.sum()), len(reached)),
-        paths=torch.stack(paths, dim=1),
+        paths=torch.stack(places, dim=1),
     )
 
 
 @torch.no_grad()
 def distance_map(
-    world: WallWorld,
-    distance: Distance,
-    wall: tuple[float, float],
-    goal: tuple[float, float],
-    stride: int = 1,
+    world: World, distance: Distance, goal: Float[Tensor, " W"], stride: int = 1
 ) -> Float[Tensor, "rows columns"]:
-    """Distance to `goal` from every `stride`-th pixel, layout (wall_x, door_y); nan if blocked."""
-    pixel = torch.arange(0, world.config.size, stride).float()
-    rows, columns = torch.meshgrid(pixel, pixel, indexing="ij")
-    positions = torch.stack([columns, rows], dim=-1).flatten(0, 1)
-    layouts = WallLayouts(
-        torch.full((len(positions),), float(wall[0])), torch.full((len(positions),), float(wall[1]))
+    """Distance to `goal` from every `stride`-th pixel of its layout; nan if blocked or without a way."""
+    _, height, width = world.image
+    rows, columns = torch.meshgrid(
+        torch.arange(0, height, stride).float(), torch.arange(0, width, stride).float(), indexing="ij"
     )
-    free = world.is_free(positions, layouts)
-    states = world.state(positions, layouts)[free]
-    target = torch.tensor([[*goal, *wall]], dtype=states.dtype)
-    values = torch.full((len(positions),), math.nan)
-    values[free] = distance(states, target).float()
-    return values.view(len(pixel), len(pixel))
-
-
-def encode_positions(
-    world: WallWorld, encode: EncodeFrames, layouts: WallLayouts, positions: Float[Tensor, "B 2"]
-) -> Float[Tensor, "B D"]:
-    """Latents of the pictures of dots at `positions`."""
-    return encode(world.render(positions, layouts))
-
-
-def _try_moves(
-    world: WallWorld, positions: Float[Tensor, "B 2"], moves: Float[Tensor, "K 2"], layouts: WallLayouts
-) -> Float[Tensor, "B K 2"]:
-    count, options = len(positions), len(moves)
-    repeated = layouts.select(torch.arange(count).repeat_interleave(options))
-    start = positions.repeat_interleave(options, dim=0)
-    target = start + moves.repeat(count, 1)
-    stays = world.touches(start, target, repeated)[:, None]
-    return torch.where(stays, start, target).view(count, options, 2)
-
-
-def _beyond(
-    positions: Float[Tensor, "B 2"], right: Bool[Tensor, " B"], layouts: WallLayouts, half: int
-) -> Bool[Tensor, " B"]:
-    """True past the wall, in the room named by `right`."""
-    offset = torch.where(right, positions[:, 0] - layouts.wall_x, layouts.wall_x - positions[:, 0])
-    return offset > half
+    places = torch.stack([columns, rows], dim=-1).flatten(0, 1).to(goal)
+    states = placed(world, goal.expand(len(places), -1), places)
+    # Sampled states are near their pixel, not on it.
+    off = (world.positions(states) - places).abs().amax(-1)
+    free = world.is_possible(states) & (off <= (0 if isinstance(world, Surveyed) else stride))
+    values = torch.full((len(places),), math.nan)
+    values[free] = distance(states[free], goal[None]).float()
+    return values.masked_fill(values.isinf(), math.nan).view(rows.shape)
 
 
 def _summary(pairs: str, values: list[float], generator: torch.Generator) -> RankCorrelation:

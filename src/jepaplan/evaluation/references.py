@@ -1,11 +1,11 @@
 """What the same planner reaches with perfect knowledge, and what no plan reaches: brackets for any method.
 
-A world model that knows the true dynamics thinks in true states (x, y, wall_x, door_y). Three distances
-between such states say what a cost can be worth:
+A world model that knows the true dynamics thinks in true states. Three distances between such states say what
+a cost can be worth:
 
     random actions                    the floor
     true dynamics, pixel distance     comparing images, with nothing to learn and nothing imagined wrong
-    true dynamics, straight line      knows where the goal is, not that there is a wall
+    true dynamics, straight line      knows where the goal is, not what lies between
     true dynamics, geodesic           the ceiling: what remains are the search's own failures
 
 Distances between images are what early visual planners used (Ebert et al., "Visual Foresight",
@@ -15,35 +15,54 @@ arXiv:1812.00568).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from jepaplan.control.random_actions import RandomController
 from jepaplan.envs.wall import WallWorld
-from jepaplan.interfaces import ActionUnits, Controller, Distance, WorldModel
-from jepaplan.types import InputError
+from jepaplan.interfaces import ActionUnits, Controller, Distance, World, WorldModel
+from jepaplan.types import InputError, Observation
 
-STATE_WIDTH = 4  # x, y, wall_x, door_y
 ENCODE_AT_ONCE = 4096  # frames; bounds the memory of an encoder's activations
+HOPELESS = 1e4  # what planners pay where no way leads; more than any way of our worlds
+COMPARE_AT_ONCE = 1024  # pairs of pictures; likewise
 
-EncodeFrames = Callable[[UInt8[Tensor, "B channels height width"]], Float[Tensor, "B D"]]
+
+@runtime_checkable
+class Encode(Protocol):
+    """`WorldModel.encode`: latents of what was seen and felt."""
+
+    def __call__(
+        self,
+        observation: Shaped[Tensor, "B *observation"],
+        proprioception: Float[Tensor, "B P"] | None = None,
+    ) -> Float[Tensor, "B *latent"]:
+        """Latents of a batch."""
+        ...
+
+
+def encode_states(world: World, encode: Encode, states: Float[Tensor, "B W"]) -> Float[Tensor, "B D"]:
+    """Latents of what is seen and felt in true states."""
+    seen: Observation = world.observe(states)
+    return encode(seen.frames, seen.proprioception)
 
 
 class TrueDynamics:
     """A world model whose latent is the true state and whose step is the world's own.
 
     Give its controller true states as observations and goals. Imagination is exact as long as the world is
-    deterministic; a noisy bounce is imagined as staying in place.
+    deterministic; noise, such as a bounce, is left out.
     """
 
-    action_dim = 2
     stride = 1
 
-    def __init__(self, world: WallWorld, action_units: ActionUnits) -> None:
+    def __init__(self, world: World, action_units: ActionUnits) -> None:
         self._world = world
         self._units = action_units
+        self.action_dim = world.action_dim
 
     @property
     def action_units(self) -> ActionUnits:
@@ -54,26 +73,24 @@ class TrueDynamics:
         self,
         observation: Shaped[Tensor, "B *observation"],
         proprioception: Float[Tensor, "B P"] | None = None,
-    ) -> Float[Tensor, "B 4"]:
+    ) -> Float[Tensor, "B W"]:
         """The state itself."""
-        if observation.ndim != 2 or observation.shape[1] != STATE_WIDTH:
+        width = self._world.state_width
+        if observation.ndim != 2 or observation.shape[1] != width:
             raise InputError(
-                f"true dynamics observe states `B {STATE_WIDTH}` (x, y, wall_x, door_y); got "
-                f"{tuple(observation.shape)}. Evaluate with `observe=true_states(world)`."
+                f"true dynamics observe states `B {width}` of {self._world.name}; got "
+                f"{tuple(observation.shape)}. Evaluate with `observe=true_states`."
             )
         return observation.float()
 
     @torch.no_grad()
-    def step(self, latent: Float[Tensor, "B 4"], action: Float[Tensor, "B 2"]) -> Float[Tensor, "B 4"]:
-        """The world's step; a blocked move stays in place."""
-        positions, layouts = self._world.split_state(latent)
-        target = positions + self._units.inverse(action)
-        stays = self._world.touches(positions, target, layouts)[:, None]
-        return self._world.state(torch.where(stays, positions, target), layouts)
+    def step(self, latent: Float[Tensor, "B W"], action: Float[Tensor, "B A"]) -> Float[Tensor, "B W"]:
+        """The world's step, without its noise."""
+        return self._world.step(latent, self._units.inverse(action))
 
     def rollout(
-        self, latent: Float[Tensor, "B 4"], actions: Float[Tensor, "B S H 2"]
-    ) -> Float[Tensor, "B S H+1 4"]:
+        self, latent: Float[Tensor, "B W"], actions: Float[Tensor, "B S H A"]
+    ) -> Float[Tensor, "B S H+1 W"]:
         """Apply `step` H times."""
         problems, samples, horizon, _ = actions.shape
         current = latent[:, None].expand(-1, samples, -1).flatten(0, 1)
@@ -81,22 +98,24 @@ class TrueDynamics:
         for number in range(horizon):
             current = self.step(current, actions[:, :, number].flatten(0, 1))
             path.append(current)
-        return torch.stack(path, dim=1).view(problems, samples, horizon + 1, STATE_WIDTH)
+        return torch.stack(path, dim=1).unflatten(0, (problems, samples))
 
 
 class PositionDistance:
     """Straight-line pixels between two states: blind to walls."""
 
+    def __init__(self, world: World) -> None:
+        self._world = world
+
     def __call__(
-        self, source: Float[Tensor, "*#batch 4"], goal: Float[Tensor, "*#batch 4"]
+        self, source: Float[Tensor, "*#batch W"], goal: Float[Tensor, "*#batch W"]
     ) -> Float[Tensor, "*batch"]:
         """Euclidean distance of the positions."""
-        return (source[..., :2] - goal[..., :2]).norm(dim=-1)
+        return (self._world.positions(source) - self._world.positions(goal)).norm(dim=-1)
 
 
-@dataclass(frozen=True)
-class PixelDistance:
-    """Euclidean distance of the two states' images, intensities in [0, 1], without drawing them.
+class DotDistance:
+    """Euclidean distance of the images of two states of the two rooms, without drawing them.
 
     Images of the same layout differ in the dot alone, and the sum over pixels of a product of two Gaussian
     dots of standard deviation s is, but for rounding to 255 levels, its integral: pi s^2 exp(-d^2 / 4 s^2)
@@ -104,7 +123,8 @@ class PixelDistance:
     which is what makes pixels a poor guide. A test compares it with rendered images.
     """
 
-    dot_std: float = 1.3  # pixels
+    def __init__(self, dot_std: float = 1.3) -> None:
+        self.dot_std = dot_std  # pixels
 
     def __call__(
         self, source: Float[Tensor, "*#batch 4"], goal: Float[Tensor, "*#batch 4"]
@@ -115,28 +135,56 @@ class PixelDistance:
         return self.dot_std * (2 * math.pi * different).sqrt()
 
 
-class GeodesicDistance:
-    """Pixels of the shortest legal path between two states of the same layout."""
+class PictureDistance:
+    """Euclidean distance of two states' images, intensities in [0, 1]: both are drawn and compared."""
 
-    def __init__(self, world: WallWorld) -> None:
+    def __init__(self, world: World) -> None:
         self._world = world
 
     def __call__(
-        self, source: Float[Tensor, "*#batch 4"], goal: Float[Tensor, "*#batch 4"]
+        self, source: Float[Tensor, "*#batch W"], goal: Float[Tensor, "*#batch W"]
     ) -> Float[Tensor, "*batch"]:
-        """The world's geodesic; on one side of the wall it is the straight line, which is quicker."""
-        source, goal = torch.broadcast_tensors(source, goal)
-        flat_source, flat_goal = source.reshape(-1, STATE_WIDTH), goal.reshape(-1, STATE_WIDTH)
-        lengths = (flat_source[:, :2] - flat_goal[:, :2]).norm(dim=-1)
-        apart = ~self._same_side(flat_source, flat_goal)
-        start, layouts = self._world.split_state(flat_source[apart])
-        lengths[apart] = self._world.geodesic(start, flat_goal[apart, :2], layouts)
-        return lengths.view(source.shape[:-1])
+        """Draw each source and each goal, and compare."""
+        shape = torch.broadcast_shapes(source.shape, goal.shape)[:-1]
+        goals = goal.reshape(-1, goal.shape[-1])
+        # Many sources share a goal, which is drawn once.
+        which = torch.arange(len(goals)).view(goal.shape[:-1]).expand(shape).flatten()
+        wanted = self._drawn(goals)
+        flat = source.expand(*shape, -1).reshape(-1, source.shape[-1])
+        found = [
+            (self._drawn(some) - wanted[to]).square().sum(-1).sqrt()
+            for some, to in zip(flat.split(COMPARE_AT_ONCE), which.split(COMPARE_AT_ONCE), strict=True)
+        ]
+        return torch.cat(found).view(shape).to(source)
 
-    def _same_side(self, source: Float[Tensor, "B 4"], goal: Float[Tensor, "B 4"]) -> Bool[Tensor, " B"]:
-        offsets = torch.stack([source[:, 0], goal[:, 0]]) - source[:, 2]
-        half = self._world.config.wall_half_width
-        return (offsets <= -half).all(0) | (offsets >= half).all(0)
+    def _drawn(self, states: Float[Tensor, "B W"]) -> Float[Tensor, "B pixels"]:
+        return self._world.observe(states).frames.flatten(1).float() / 255
+
+
+def pixel_distance(world: World) -> Distance:
+    """How far two states' images are: drawn and compared, or where it is known, by its closed form."""
+    return DotDistance(world.config.dot_std) if isinstance(world, WallWorld) else PictureDistance(world)
+
+
+class GeodesicDistance:
+    """The world's exact cost to go between two states of the same layout.
+
+    Where no way leads it is `unreachable`: infinite, or for a planner, which must choose among what is left,
+    `HOPELESS`.
+    """
+
+    def __init__(self, world: World, unreachable: float = math.inf) -> None:
+        self._world = world
+        self._unreachable = unreachable
+
+    def __call__(
+        self, source: Float[Tensor, "*#batch W"], goal: Float[Tensor, "*#batch W"]
+    ) -> Float[Tensor, "*batch"]:
+        """In the world's own unit: pixels or steps."""
+        source, goal = torch.broadcast_tensors(source, goal)
+        width = source.shape[-1]
+        cost = self._world.cost_to_go(source.reshape(-1, width), goal.reshape(-1, width))
+        return cost.masked_fill(cost.isinf(), self._unreachable).view(source.shape[:-1])
 
 
 class RenderedDistance:
@@ -145,23 +193,23 @@ class RenderedDistance:
     With `TrueDynamics` it is the learned cost under perfect imagination.
     """
 
-    def __init__(self, world: WallWorld, encode: EncodeFrames, distance: Distance) -> None:
+    def __init__(self, world: World, encode: Encode, distance: Distance) -> None:
         self._world = world
         self._encode = encode
         self._distance = distance
 
     @torch.no_grad()
     def __call__(
-        self, source: Float[Tensor, "*#batch 4"], goal: Float[Tensor, "*#batch2 4"]
+        self, source: Float[Tensor, "*#batch W"], goal: Float[Tensor, "*#batch2 W"]
     ) -> Float[Tensor, "*out"]:
         """Draw, encode, compare."""
         return self._distance(self.latents(source), self.latents(goal))
 
-    def latents(self, states: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch D"]:
-        """Latents of the images of `states`."""
+    def latents(self, states: Float[Tensor, "*batch W"]) -> Float[Tensor, "*batch D"]:
+        """Latents of what is seen in `states`."""
         encoded = [
-            self._encode(self._world.render(*self._world.split_state(chunk)))
-            for chunk in states.reshape(-1, STATE_WIDTH).split(ENCODE_AT_ONCE)
+            encode_states(self._world, self._encode, chunk)
+            for chunk in states.reshape(-1, states.shape[-1]).split(ENCODE_AT_ONCE)
         ]
         return torch.cat(encoded).unflatten(0, states.shape[:-1])
 
@@ -198,11 +246,11 @@ class Reference:
 
 
 def references(
-    world: WallWorld, action_units: ActionUnits, make_controller: ControllerMaker
+    world: World, action_units: ActionUnits, make_controller: ControllerMaker
 ) -> tuple[Reference, ...]:
-    """The four references under one planner; evaluate them with `observe=true_states(world)`."""
+    """The four references under one planner; evaluate them with `observe=true_states`."""
     model = TrueDynamics(world, action_units)
-    random = RandomController(sampler=GaussianActions(action_units=action_units))
+    random = RandomController(sampler=GaussianActions(action_units=action_units, action_dim=world.action_dim))
     return (
         Reference(
             name="random actions",
@@ -211,17 +259,17 @@ def references(
         ),
         Reference(
             name="true dynamics, pixel distance",
-            controller=make_controller(model, PixelDistance(world.config.dot_std)),
+            controller=make_controller(model, pixel_distance(world)),
             meaning="perfect imagination, images compared pixel by pixel",
         ),
         Reference(
             name="true dynamics, straight line",
-            controller=make_controller(model, PositionDistance()),
-            meaning="perfect imagination, knows where the goal is but not that there is a wall",
+            controller=make_controller(model, PositionDistance(world)),
+            meaning="perfect imagination, knows where the goal is but not what lies between",
         ),
         Reference(
             name="true dynamics, geodesic",
-            controller=make_controller(model, GeodesicDistance(world)),
+            controller=make_controller(model, GeodesicDistance(world, HOPELESS)),
             meaning="perfect imagination and perfect value: what the search itself leaves undone",
         ),
     )

@@ -64,7 +64,7 @@ class ProbeReport:
     positions: tuple[ProbeError, ...] = ()
     rollouts: tuple[RolloutError, ...] = ()
     correlations: tuple[RankCorrelation, ...] = ()
-    through_door: SuccessRate | None = None  # greedy descent
+    way_found: SuccessRate | None = None  # by greedy descent
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,13 @@
 """Fixed, versioned files of instances: the same questions for every method, on every machine, in every year.
 
-The task is the opposite-rooms task of PLDM (arXiv:2502.14819, "medium"), used by Destrade et al.
-(arXiv:2601.00844): a start in one room, a goal in the other. Split `tuning` is for choosing settings, `final`
-for reported numbers, `demo` for `make demo`. `make_wall_instances` made the files; a test makes them again.
+An instance is a start and a goal, both true states of one world with the layout inside. In the two rooms it
+is the opposite-rooms task of PLDM (arXiv:2502.14819, "medium"), used by Destrade et al. (arXiv:2601.00844).
+Split `tuning` is for choosing settings, `final` for reported numbers, `demo` for `make demo`.
+`make_instances` made the files; a test makes them again.
+
+    format   an instance is                         worlds
+    1        wall_x, door_y, start and goal (x, y)  the two rooms, whose files are older than format 2
+    2        start, goal: W numbers each            every other world; read for the two rooms, too
 """
 
 import json
@@ -16,24 +21,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepaplan.envs.wall import (
-    WALL_BIG,
-    WALL_BIG_FIXED,
-    WALL_SMALL,
-    WALL_SMALL_FIXED,
-    WallConfig,
-    WallLayouts,
-    WallWorld,
-)
+from jepaplan.envs.worlds import WORLDS, find_world
+from jepaplan.interfaces import World
 from jepaplan.types import InputError, SeedTree
 
-FORMAT_VERSION = 1
+ROOMS = ("WallSmall", "WallBig", "WallSmallFixed", "WallBigFixed")  # written in format 1
 DECIMALS = 3
-WORLDS: Mapping[str, WallConfig] = {
-    config.name: config for config in (WALL_SMALL, WALL_BIG, WALL_SMALL_FIXED, WALL_BIG_FIXED)
-}
 FIELDS = ("format", "world", "split", "seed", "instances")
-INSTANCE_FIELDS = ("wall_x", "door_y", "start", "goal")
+INSTANCE_FIELDS: Mapping[int, tuple[str, ...]] = {
+    1: ("wall_x", "door_y", "start", "goal"),
+    2: ("start", "goal"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +58,14 @@ PACKAGED: Mapping[str, Recipe] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Instances:
-    """Problems to solve: one layout, start and goal each."""
+    """Problems to solve: start and goal each, as true states of one world."""
 
     name: str
     world: str
     split: str
     seed: int
-    layouts: WallLayouts
-    starts: Float[Tensor, "B 2"]
-    goals: Float[Tensor, "B 2"]
+    starts: Float[Tensor, "B W"]
+    goals: Float[Tensor, "B W"]
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -81,61 +78,49 @@ class Instances:
 
     def select(self, index: Tensor) -> "Instances":
         """The instances numbered, or marked true, in `index`."""
-        return replace(
-            self, layouts=self.layouts.select(index), starts=self.starts[index], goals=self.goals[index]
-        )
+        return replace(self, starts=self.starts[index], goals=self.goals[index])
 
 
-def make_wall_instances(config: WallConfig, split: str, seed: int, count: int) -> Instances:
+def make_instances(world: World, split: str, seed: int, count: int) -> Instances:
     """Draw instances, rounded to the decimals of the files; draws that rounding blocked are dropped."""
-    world, generator = WallWorld(config), SeedTree(seed).torch("instances", config.name, split)
-    layouts = world.sample_layouts(2 * count, generator)
+    generator = SeedTree(seed).torch("instances", world.name, split)
     starts, goals = (
-        positions.double().mul(10**DECIMALS).round().div(10**DECIMALS).float()
-        for positions in world.sample_tasks(layouts, generator)
+        states.double().mul(10**DECIMALS).round().div(10**DECIMALS).float()
+        for states in world.sample_tasks(2 * count, generator)
     )
-    free = world.is_free(starts, layouts) & world.is_free(goals, layouts)
+    free = world.is_possible(starts) & world.is_possible(goals)
     drawn = Instances(
-        name=f"{config.name}-{split}",
-        world=config.name,
-        split=split,
-        seed=seed,
-        layouts=layouts,
-        starts=starts,
-        goals=goals,
+        name=f"{world.name}-{split}", world=world.name, split=split, seed=seed, starts=starts, goals=goals
     )
-    return drawn.select(free.nonzero()[:count, 0])
+    kept = drawn.select(free.nonzero()[:, 0])
+    solvable = world.cost_to_go(kept.starts, kept.goals).isfinite().nonzero()[:count, 0]
+    if len(solvable) < count:
+        raise InputError(
+            f"only {len(solvable)} of {2 * count} tasks drawn in {world.name} survive rounding to {DECIMALS} "
+            f"decimals; its `sample_tasks` must keep clear of walls by more than that"
+        )
+    return kept.select(solvable)
 
 
 def make_packaged(name: str) -> Instances:
     """Make the instances of a packaged file anew."""
     recipe = PACKAGED[name]
-    return make_wall_instances(WORLDS[recipe.world], recipe.split, recipe.seed, recipe.count)
+    return make_instances(find_world(recipe.world), recipe.split, recipe.seed, recipe.count)
 
 
 def instances_text(instances: Instances) -> str:
     """The file's content: JSON, one instance per line, so that a difference shows which one moved."""
-    rows = [
-        {
-            "wall_x": _rounded(wall_x),
-            "door_y": _rounded(door_y),
-            "start": [_rounded(number) for number in start],
-            "goal": [_rounded(number) for number in goal],
-        }
-        for wall_x, door_y, start, goal in zip(
-            instances.layouts.wall_x.tolist(),
-            instances.layouts.door_y.tolist(),
-            instances.starts.tolist(),
-            instances.goals.tolist(),
-            strict=True,
-        )
+    starts, goals = ([_rounded(state) for state in states.tolist()] for states in _both(instances))
+    version = 1 if instances.world in ROOMS else 2
+    rows: list[dict[str, Any]] = [
+        {"start": start, "goal": goal} for start, goal in zip(starts, goals, strict=True)
     ]
-    head = {
-        "format": FORMAT_VERSION,
-        "world": instances.world,
-        "split": instances.split,
-        "seed": instances.seed,
-    }
+    if version == 1:
+        rows = [
+            {"wall_x": start[2], "door_y": start[3], "start": start[:2], "goal": goal[:2]}
+            for start, goal in zip(starts, goals, strict=True)
+        ]
+    head = {"format": version, "world": instances.world, "split": instances.split, "seed": instances.seed}
     opening = json.dumps(head)[:-1]
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     return f'{opening}, "instances": [\n{lines}\n]}}\n'
@@ -164,59 +149,72 @@ def _checked(name: str, document: Any) -> Instances:
     if not isinstance(document, dict) or set(document) != set(FIELDS):
         found = sorted(document) if isinstance(document, dict) else type(document).__name__
         raise InputError(f"{name}: an instance file has the fields {', '.join(FIELDS)}; found {found}.")
-    if document["format"] != FORMAT_VERSION:
+    version = document["format"]
+    if version not in INSTANCE_FIELDS:
+        raise InputError(f"{name}: format {version!r}; this version reads formats 1 and 2.")
+    if document["world"] not in WORLDS or (version == 1 and document["world"] not in ROOMS):
+        known = ROOMS if version == 1 else WORLDS
         raise InputError(
-            f"{name}: format {document['format']!r}; this version reads format {FORMAT_VERSION}."
+            f"{name}: unknown world {document['world']!r}; known are {', '.join(known)}, in format {version}."
         )
-    if document["world"] not in WORLDS:
-        raise InputError(f"{name}: unknown world {document['world']!r}; known are {', '.join(WORLDS)}.")
     rows = document["instances"]
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{name}: `instances` must be a list of at least one instance.")
-    numbers = torch.tensor([_numbers(row, f"{name}, instance {i}") for i, row in enumerate(rows)])
+    world = find_world(document["world"])
+    states = torch.tensor(
+        [_states(row, version, world, f"{name}, instance {number}") for number, row in enumerate(rows)]
+    )
     instances = Instances(
         name=Path(name).stem,
         world=document["world"],
         split=str(document["split"]),
         seed=int(document["seed"]),
-        layouts=WallLayouts(numbers[:, 0], numbers[:, 1]),
-        starts=numbers[:, 2:4],
-        goals=numbers[:, 4:6],
+        starts=states[:, 0].contiguous(),
+        goals=states[:, 1].contiguous(),
     )
-    _refuse_impossible(name, instances)
+    _refuse_impossible(name, world, instances)
     return instances
 
 
-def _numbers(row: Any, where: str) -> list[float]:
-    if not isinstance(row, dict) or set(row) != set(INSTANCE_FIELDS):
-        raise InputError(f"{where}: expected the fields {', '.join(INSTANCE_FIELDS)}; found {row!r}.")
-    flat = [row["wall_x"], row["door_y"]]
+def _states(row: Any, version: int, world: World, where: str) -> list[list[float]]:
+    """Start and goal of one instance as whole states."""
+    fields = INSTANCE_FIELDS[version]
+    if not isinstance(row, dict) or set(row) != set(fields):
+        raise InputError(f"{where}: expected the fields {', '.join(fields)}; found {row!r}.")
+    width = 2 if version == 1 else world.state_width
+    meaning = "[x, y] in pixels" if version == 1 else f"the {width} numbers of a state of {world.name}"
     for field in ("start", "goal"):
-        if not isinstance(row[field], list) or len(row[field]) != 2:
-            raise InputError(f"{where}: `{field}` must be [x, y] in pixels; found {row[field]!r}.")
-        flat += row[field]
-    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in flat):
-        raise InputError(f"{where}: every value must be a number of pixels; found {row!r}.")
-    return [float(number) for number in flat]
+        if not isinstance(row[field], list) or len(row[field]) != width:
+            raise InputError(f"{where}: `{field}` must be {meaning}; found {row[field]!r}.")
+    layout = [row["wall_x"], row["door_y"]] if version == 1 else []
+    found = [[*row["start"], *layout], [*row["goal"], *layout]]
+    if not all(isinstance(n, int | float) and not isinstance(n, bool) for state in found for n in state):
+        what = "a number of pixels" if version == 1 else "a number"
+        raise InputError(f"{where}: every value must be {what}; found {row!r}.")
+    return [[float(number) for number in state] for state in found]
 
 
-def _refuse_impossible(name: str, instances: Instances) -> None:
-    config = WORLDS[instances.world]
-    world = WallWorld(config)
-    for what, positions in (("start", instances.starts), ("goal", instances.goals)):
-        blocked = (~world.is_free(positions, instances.layouts)).nonzero()[:, 0]
+def _refuse_impossible(name: str, world: World, instances: Instances) -> None:
+    for what, states in zip(("start", "goal"), _both(instances), strict=True):
+        blocked = (~world.is_possible(states)).nonzero()[:, 0]
         if len(blocked):
             first = int(blocked[0])
-            x, y = positions[first].tolist()
-            wall, door = float(instances.layouts.wall_x[first]), float(instances.layouts.door_y[first])
+            x, y = world.positions(states[first]).tolist()
+            things = "; ".join(
+                f"{patch.kind} from ({patch.low[0]:g}, {patch.low[1]:g}) to ({patch.high[0]:g}, "
+                f"{patch.high[1]:g})"
+                for patch in world.scenery(states[first])
+            )
             raise InputError(
-                f"{name}, instance {first}: the {what} ({x:g}, {y:g}) is outside the box or in a wall. Free "
-                f"positions lie strictly between {config.low:g} and {config.high:g} and off the wall at "
-                f"x = {wall:g} +- {config.wall_half_width}, whose door is at y = {door:g} +- "
-                f"{config.door_half_width}."
+                f"{name}, instance {first}: the {what} ({x:g}, {y:g}) is outside the free space of "
+                f"{world.name} or in a wall. What is there, in pixels: {things}."
             )
 
 
-def _rounded(number: float) -> float | int:
-    rounded = round(number, DECIMALS)
-    return int(rounded) if rounded == int(rounded) else rounded
+def _both(instances: Instances) -> tuple[Tensor, Tensor]:
+    return instances.starts, instances.goals
+
+
+def _rounded(state: list[float]) -> list[float | int]:
+    rounded = [round(number, DECIMALS) for number in state]
+    return [int(number) if number == int(number) else number for number in rounded]

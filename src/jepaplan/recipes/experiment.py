@@ -4,48 +4,69 @@ A recipe is a function that returns an `Experiment`; a variant derives from anot
 field can be set from the command line. Stages are trained in the order in which they are listed:
 
     stage               arXiv:2601.00844              trains
-    PredictionStage     pred_VCReg                    encoder, predictor, inverse dynamics
-    ValueStage          Sep, first part               encoder, distance
+    PredictionStage     pred_VCReg, pred_EMA          encoder, predictor, inverse dynamics
+    ValueStage          Sep, first part               encoder, distance; or the distance alone
     JointStage          VF_pred, VF_quasi_pred        encoder, predictor, distance
     PredictorStage      Sep, second part              predictor, on latents that are encoded once
     ImaginedValueStage  ours                          distance on frozen latents, from imagined states
+    ValueHeadStage      not in the paper              a value head on frozen latents, by TD or regression
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jepaplan.envs.worlds import WORLDS, nearest
 from jepaplan.models.encoders import CompactConfig, ImpalaConfig
 from jepaplan.models.keypoint_encoder import KeypointConfig
 from jepaplan.models.predictors import PredictorConfig
 from jepaplan.models.value_heads import QuasimetricHeadConfig
-from jepaplan.objectives.imagined_graph import ImaginationConfig
+from jepaplan.objectives.imagined_states import ImaginationConfig
 from jepaplan.objectives.iql import ValueConfig
 from jepaplan.objectives.total import ObjectiveWeights, RegulariserConfig
+from jepaplan.planners.beam import BeamSearch
 from jepaplan.planners.cem import CEM
+from jepaplan.planners.collocation import Collocation
+from jepaplan.planners.gradient import GradientDescent
+from jepaplan.planners.hybrid import GradientCEM
+from jepaplan.planners.icem import ICEM
 from jepaplan.planners.mppi import MPPI
+from jepaplan.planners.shooting import RandomShooting
+from jepaplan.planners.tree import TreeSearch
+from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.training.stage import FitConfig
 from jepaplan.types import InputError
 
 EncoderConfig = KeypointConfig | CompactConfig | ImpalaConfig
+PlannerConfig = (
+    MPPI | CEM | ICEM | RandomShooting | GradientDescent | GradientCEM | Collocation | BeamSearch | TreeSearch
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingConfig:
     """What is recorded when no file is given."""
 
-    world: Literal["WallSmall", "WallBig"] = "WallBig"
+    world: str = "WallBig"  # a registered world, as `envs.worlds.find_world` knows it
     trajectories: int = 1000
     states: int = 64  # per trajectory; one action fewer
-    crossing_fraction: float = 0.5  # of the trajectories, those that go through the door
+    crossing_fraction: float = 0.5  # of the trajectories, those that go through the door; two rooms only
+
+    def __post_init__(self) -> None:
+        if self.world not in WORLDS:
+            near = nearest(self.world)
+            meant = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise InputError(f"there is no world {self.world!r}.{meant} Known: {', '.join(WORLDS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistanceConfig:
     """The distance that is minus the value."""
 
-    kind: Literal["euclidean", "iqe", "quasimetric_head"] = "quasimetric_head"
+    # The heads project the latent first: "euclidean_head" is a second space, with a cost of its own.
+    kind: Literal["euclidean", "iqe", "quasimetric_head", "euclidean_head"] = "quasimetric_head"
     components: int = 32  # of IQE on the latent itself, kind "iqe"
-    head: QuasimetricHeadConfig = field(default_factory=QuasimetricHeadConfig)
+    head: QuasimetricHeadConfig = field(default_factory=QuasimetricHeadConfig)  # of both heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +84,12 @@ class PredictionStage:
 
 @dataclass(frozen=True, kw_only=True)
 class ValueStage:
-    """Encoder and distance by value learning, without a predictor."""
+    """Encoder and distance without a predictor, by value learning, contrast or unit steps."""
 
     name: str = "value"
     fit: FitConfig
     steps: int = 15
+    frozen_encoder: bool = False  # the encoder is finished: only the distance learns, on cached latents
     weights: ObjectiveWeights = field(default_factory=lambda: ObjectiveWeights(prediction=0.0, value=1.0))
     regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
     value: ValueConfig = field(default_factory=ValueConfig)
@@ -104,7 +126,7 @@ class ImaginedValueStage:
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
 
 
-StageConfig = PredictionStage | ValueStage | JointStage | PredictorStage | ImaginedValueStage
+StageConfig = PredictionStage | ValueStage | JointStage | PredictorStage | ImaginedValueStage | ValueHeadStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +136,7 @@ class CostConfig:
     over: Literal["sum", "terminal", "minimum", "discounted"] = "sum"
     discount: float = 0.95  # per step, for "discounted"
     effort: float = 0.0  # weight of the mean squared action
+    value: str | None = None  # the stage whose value head counts the steps to go; None: the distance
     precision: Literal["fp32", "bf16"] = "fp32"  # of imagination while planning; costs are summed in fp32
 
 
@@ -140,7 +163,7 @@ class Experiment:
     distance: DistanceConfig
     stages: tuple[StageConfig, ...]
     baseline_distance: Literal["euclidean", "mean_square"] = "mean_square"  # what the baseline plans with
-    planner: MPPI | CEM
+    planner: PlannerConfig
     cost: CostConfig = field(default_factory=CostConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     instances: str = "WallBig-demo"  # a packaged set or a file; see `jepaplan evaluate --help`
@@ -151,8 +174,50 @@ class Experiment:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise InputError(f"stages need different names, since each has a folder; got {names}")
+        for number, stage in enumerate(self.stages):
+            _refuse_other_seed(stage, number, self.seed)
+            _refuse_missing_inverse_dynamics(stage, self.stages[:number])
+            _refuse_nothing_to_learn(stage, self.distance)
 
     @property
     def learns_value(self) -> bool:
-        """Whether some stage trains the distance."""
-        return any(isinstance(stage, ValueStage | JointStage | ImaginedValueStage) for stage in self.stages)
+        """Whether some stage teaches the distance to be minus a value."""
+        return any(
+            isinstance(stage, ImaginedValueStage | ValueHeadStage)
+            or (
+                isinstance(stage, ValueStage | JointStage)
+                and (stage.weights.value > 0 or stage.weights.pair_regression > 0)
+            )
+            for stage in self.stages
+        )
+
+
+def _refuse_other_seed(stage: StageConfig, number: int, seed: int) -> None:
+    # Stages draw from the experiment's seed, split by their names; 0 is the default of `FitConfig`.
+    if stage.fit.seed not in (0, seed):
+        raise InputError(
+            f"stage {stage.name!r} asks for seed {stage.fit.seed}, the experiment for {seed}; one seed "
+            f"decides the whole experiment. Write --seed {stage.fit.seed} and leave "
+            f"--stages.{number}.fit.seed out"
+        )
+
+
+def _refuse_missing_inverse_dynamics(stage: StageConfig, before: Sequence[StageConfig]) -> None:
+    trained = any(
+        isinstance(earlier, PredictionStage | JointStage) and earlier.weights.inverse_dynamics > 0
+        for earlier in before
+    )
+    if isinstance(stage, ImaginedValueStage) and not trained:
+        raise InputError(
+            f"stage {stage.name!r} reads from the inverse dynamics what an imagined step did, and no stage "
+            "before it trains them; give an earlier stage a weight, for example --stages.0.weights."
+            "inverse-dynamics 4"
+        )
+
+
+def _refuse_nothing_to_learn(stage: StageConfig, distance: DistanceConfig) -> None:
+    if isinstance(stage, ValueStage) and stage.frozen_encoder and distance.kind == "euclidean":
+        raise InputError(
+            f"stage {stage.name!r} keeps the encoder as it is, and a Euclidean distance of its latents has "
+            "nothing to learn; write --distance.kind euclidean_head, iqe or quasimetric_head"
+        )

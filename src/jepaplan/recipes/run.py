@@ -1,17 +1,17 @@
 """Train an experiment into a run folder, and read a run back as something to plan with."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jepaplan.data.collect import collect_wall
+from jepaplan.data.collect import record_world
 from jepaplan.data.episodes import Episodes, open_episodes
-from jepaplan.evaluation.tasks import WORLDS
 from jepaplan.recipes.experiment import Experiment
 from jepaplan.recipes.serialise import experiment_from_json, experiment_to_json
 from jepaplan.recipes.stages import Report, Workshop, silent
-from jepaplan.recipes.system import Interface, System, build_system, fit_normalisation
+from jepaplan.recipes.system import Interface, System, build_system, felt_by, fit_normalisation
 from jepaplan.training.checkpoint import load_weights, read_weights
 from jepaplan.training.distributed import barrier, processes
 from jepaplan.training.loop import fit
@@ -89,16 +89,32 @@ def load_run(path: Path | str) -> LoadedRun:
     interface = Interface(
         image=(encoder.image_channels, encoder.image_size, encoder.image_size),
         action_dim=1 if actions is None else actions.numel(),
+        proprioception=felt_by(encoder),
     )
     system = build_system(experiment, interface)
     load_weights(run.weights, system)
     return LoadedRun(path=run.path, experiment=experiment, system=system.eval(), card=card)
 
 
+def is_finished(path: Path | str, experiment: Experiment) -> bool:
+    """Whether the folder holds a run of exactly this experiment with all its stages trained."""
+    run = RunDirectory(path)
+    if not run.card.is_file():
+        return False
+    card = run.read_card()
+    return card.get("configuration") == json.loads(json.dumps(experiment_to_json(experiment))) and all(
+        _finished(card, stage.name, stage.fit.updates) for stage in experiment.stages
+    )
+
+
 def interface_of(episodes: Episodes) -> Interface:
     """Shapes of what was recorded."""
     channels, height, width = episodes.observations.shape[1:]
-    return Interface(image=(channels, height, width), action_dim=episodes.actions.shape[1])
+    return Interface(
+        image=(channels, height, width),
+        action_dim=episodes.actions.shape[1],
+        proprioception=0 if episodes.proprioception is None else episodes.proprioception.shape[1],
+    )
 
 
 def find_recording(run: LoadedRun, data: Path | None = None) -> Path | None:
@@ -113,14 +129,12 @@ def _recording(experiment: Experiment, path: Path, options: TrainOptions) -> Epi
     own, config = path / DATA_FILE, experiment.recording
     if not own.exists() and processes().writes:
         path.mkdir(parents=True, exist_ok=True)
-        collect_wall(
+        record_world(
             own,
-            WORLDS[config.world],
-            trajectories=config.trajectories,
-            states=config.states,
-            seed=SeedTree(experiment.seed)["collect"] % 2**31,
-            crossing_fraction=config.crossing_fraction,
-            progress=lambda done, total: options.report("recording trajectories", done, total),
+            config.world,
+            config,
+            SeedTree(experiment.seed)["collect"] % 2**31,
+            lambda done, total: options.report("recording trajectories", done, total),
         )
     barrier()
     return open_episodes(own)

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from jepaplan.interfaces import WorldModel
 from jepaplan.objectives.imagined_graph import (
-    ImaginationConfig,
     ImaginedScenes,
-    InverseModel,
-    imagine_states,
+    forget_ways_to_traps,
     shortest_paths,
     step_costs,
 )
+from jepaplan.objectives.imagined_states import ImaginationConfig, InverseModel, imagine_states
 
 
 def imagine_scenes(
@@ -33,7 +32,8 @@ def imagine_scenes(
     def imagine(recording: tuple[Tensor, torch.Generator]) -> tuple[Tensor, Tensor]:
         latents, generator = recording
         states = imagine_states(*models, latents, config, generator)
-        return states, shortest_paths(step_costs(*models, states, config, generator))
+        steps = shortest_paths(step_costs(*models, states, config, generator))
+        return states, steps if config.reversible else forget_ways_to_traps(steps)
 
     found: list[tuple[Tensor, Tensor]] = []
     with _one_thread_each() as pool:

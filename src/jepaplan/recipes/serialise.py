@@ -6,17 +6,30 @@ A file can only name records of this list, so reading one never runs anything el
 import dataclasses
 from typing import Any, cast
 
+from jepaplan.data.goals import GoalMixture
 from jepaplan.models.encoders import CompactConfig, ImpalaConfig
 from jepaplan.models.keypoint_encoder import KeypointConfig
 from jepaplan.models.predictors import PredictorConfig
-from jepaplan.models.value_heads import QuasimetricHeadConfig
-from jepaplan.objectives.imagined_graph import ImaginationConfig
+from jepaplan.models.value_heads import QuasimetricHeadConfig, Reading, ValueHeadConfig
+from jepaplan.objectives.imagined_states import ImaginationConfig
 from jepaplan.objectives.iql import ValueConfig
 from jepaplan.objectives.total import ObjectiveWeights, RegulariserConfig
+from jepaplan.planners.beam import BeamSearch
 from jepaplan.planners.cem import CEM
+from jepaplan.planners.collocation import Collocation
+from jepaplan.planners.descent import SGD, Adam, Descent
+from jepaplan.planners.gradient import GradientDescent
+from jepaplan.planners.hybrid import GradientCEM
+from jepaplan.planners.icem import ICEM
 from jepaplan.planners.mppi import MPPI
-from jepaplan.planners.proposals import BoxBound, NormBound
+from jepaplan.planners.noise import ColouredNoise, UniformNoise
+from jepaplan.planners.proposals import BoxBound, GaussianNoise, NormBound
+from jepaplan.planners.shooting import RandomShooting
+from jepaplan.planners.tree import TreeSearch
+from jepaplan.planners.tree_rules import PUCT, GumbelHalving
 from jepaplan.recipes import experiment
+from jepaplan.recipes.value_batches import ImaginedActions
+from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.training.stage import FitConfig
 from jepaplan.types import InputError
 
@@ -47,6 +60,26 @@ _RECORDS: dict[str, type] = {
         FitConfig,
         MPPI,
         CEM,
+        ICEM,
+        RandomShooting,
+        GradientDescent,
+        GradientCEM,
+        Collocation,
+        BeamSearch,
+        TreeSearch,
+        Descent,
+        Adam,
+        SGD,
+        PUCT,
+        GumbelHalving,
+        GaussianNoise,
+        ColouredNoise,
+        UniformNoise,
+        ValueHeadStage,
+        ValueHeadConfig,
+        Reading,
+        GoalMixture,
+        ImaginedActions,
         NormBound,
         BoxBound,
     )

@@ -1,12 +1,12 @@
 """From a study to the report: probes, maps, films and blame, gathered into `ReportData`."""
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from jepaplan.data.episodes import Episodes
-from jepaplan.envs.wall import WallLayouts
 from jepaplan.evaluation.blame import Blame, LearnedParts, blame_failures
 from jepaplan.evaluation.charts import read_curves
 from jepaplan.evaluation.episodes import EpisodeOptions
@@ -15,36 +15,42 @@ from jepaplan.evaluation.pictures import contact_sheet, frame_picture, map_pictu
 from jepaplan.evaluation.position_probe import ProbeConfig, ProbeError, fit_position_probe, probe_error
 from jepaplan.evaluation.probes import (
     distance_map,
-    fresh_paths,
+    fresh_states,
+    fresh_walks,
     greedy_descent,
     rank_correlations,
     rollout_errors,
 )
-from jepaplan.evaluation.references import GeodesicDistance, RenderedDistance
+from jepaplan.evaluation.references import GeodesicDistance, RenderedDistance, encode_states
 from jepaplan.evaluation.report import Chart, CostShares, MapRow, MethodResult, ProbeReport, ReportData
+from jepaplan.evaluation.surveys import cost_unit
 from jepaplan.interfaces import Controller, Distance, WorldModel
-from jepaplan.planners.cem import CEM
-from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.proposals import NormBound
-from jepaplan.recipes.study import PREDICTION_ONLY, VALUE_GUIDED, Study
+from jepaplan.recipes.experiment import PlannerConfig
+from jepaplan.recipes.methods import PREDICTION_ONLY, VALUE_GUIDED
+from jepaplan.recipes.study import Study
 from jepaplan.recipes.system import baseline_distance, build_controller
 from jepaplan.training import provenance
 from jepaplan.types import SeedTree
 
+# What a planner's budget is made of, whichever it has.
+_SIZES = ("samples", "starts", "simulations", "width", "branches", "steps")
 _PROBE_FRAMES = 6000  # drawn afresh; a sixth of them judges the probe
-_GREEDY_DOORS = 20  # each costs three thousand encoded frames, so only our method's are tried
+_GREEDY_TASKS = 20  # each costs three thousand encoded frames, so only our method's are tried
 
 Report = Callable[[str, int, int, str], None]  # what, done, of how many, and a note
 
 
-def planner_in_words(planner: MPPI | CEM) -> str:
+def planner_in_words(planner: PlannerConfig) -> str:
     """A planner's budget as a reader wants it."""
     bounds = ""
     if isinstance(planner.bounds, NormBound):
         bounds = f", actions no longer than {planner.bounds.max_norm} normalised units"
-    iterations = f"{planner.iterations} iteration{'s' if planner.iterations > 1 else ''}"
-    budget = f"{planner.samples} samples, horizon {planner.horizon}, {iterations} per step"
-    return f"{type(planner).__name__}, {budget}{bounds}"
+    settings = {field.name: getattr(planner, field.name) for field in dataclasses.fields(planner)}
+    size = [f"{settings[name]} {name}" for name in _SIZES if name in settings]
+    rounds = settings.get("iterations", 1)
+    iterations = f"{rounds} iteration{'s' if rounds > 1 else ''} per step"
+    return ", ".join([type(planner).__name__, *size, f"horizon {planner.horizon}", iterations]) + bounds
 
 
 class Storyteller:
@@ -76,9 +82,9 @@ class Storyteller:
         return ReportData(
             title=f"{experiment.recipe} on {self.study.instances.world}",
             question=(
-                "Can a world model learned from recorded trajectories plan from pixels to a goal in the "
-                "other room, through a door that the straight way to the goal does not pass? Every method "
-                "below uses the same planner with the same budget on the same instances."
+                "Can a world model learned from recorded trajectories plan from pixels to a goal that the "
+                f"straight way does not reach, here in {self.study.instances.world}? Every method below uses "
+                "the same planner with the same budget on the same instances."
             ),
             success_rule=(world.reached.__doc__ or "").strip(),
             methods=self.methods(),
@@ -118,14 +124,11 @@ class Storyteller:
         """Positions read from latents by a small network; fitted to frames drawn afresh."""
         if self._probe is None:
             generator = self.seeds.torch("probe")
-            layouts = self.world.sample_layouts(_PROBE_FRAMES, generator)
-            positions = self.world.sample_positions(layouts, generator)
+            states = fresh_states(self.world, _PROBE_FRAMES, generator)
+            positions = self.world.positions(states)
             with torch.no_grad():
                 latents = torch.cat(
-                    [
-                        self.model.encode(frames)
-                        for frames in self.world.render(positions, layouts).split(1000)
-                    ]
+                    [encode_states(self.world, self.model.encode, some) for some in states.split(1000)]
                 )
             fitted = _PROBE_FRAMES * 5 // 6
             errors: list[ProbeError] = []
@@ -143,7 +146,10 @@ class Storyteller:
         baseline = baseline_distance(self.run.experiment)
         if not self.run.experiment.learns_value:
             return {PREDICTION_ONLY: baseline}
-        return {VALUE_GUIDED: self.run.system.distance, PREDICTION_ONLY: baseline}
+        return {
+            VALUE_GUIDED: self.run.system.steps_to_go(self.run.experiment.cost),
+            PREDICTION_ONLY: baseline,
+        }
 
     def rendered(self, distance: Distance) -> RenderedDistance:
         """A learned distance between true states."""
@@ -153,9 +159,9 @@ class Storyteller:
         """What the latents know and what the distances rank."""
         probe, found = self.probe(), list[ProbeReport]()
         generator = self.seeds.torch("paths")
-        paths = fresh_paths(self.world, 200, 96, generator)
-        rollouts = rollout_errors(self.world, self.model, probe, paths)
-        doors = self.study.instances.subset(min(_GREEDY_DOORS, len(self.study.instances)))
+        walks = fresh_walks(self.world, 200, 96, generator)
+        rollouts = rollout_errors(self.world, self.model, probe, walks)
+        tasks = self.study.instances.subset(min(_GREEDY_TASKS, len(self.study.instances)))
         for number, (name, distance) in enumerate(self.distances().items()):
             rendered = self.rendered(distance)
             found.append(
@@ -164,9 +170,7 @@ class Storyteller:
                     positions=self._probe_errors if number == 0 else (),
                     rollouts=rollouts if number == 0 else (),
                     correlations=rank_correlations(self.world, rendered, self.seeds.torch("ranks")),
-                    through_door=greedy_descent(self.world, doors, rendered).through_door
-                    if number == 0
-                    else None,
+                    way_found=greedy_descent(self.world, tasks, rendered).way_found if number == 0 else None,
                 )
             )
         return tuple(found)
@@ -174,16 +178,15 @@ class Storyteller:
     def maps(self, count: int = 3) -> tuple[MapRow, ...]:
         """Distances to the goal from everywhere, learned and true, for the first instances."""
         made: list[MapRow] = []
-        instances, config = self.study.instances, self.world.config
+        instances, world = self.study.instances, self.world
         for number in range(min(count, len(instances))):
-            wall = (float(instances.layouts.wall_x[number]), float(instances.layouts.door_y[number]))
-            goal = (float(instances.goals[number, 0]), float(instances.goals[number, 1]))
-            true = distance_map(self.world, GeodesicDistance(self.world), wall, goal)
-            pictures = [map_picture(config, true, wall, goal, ("true geodesic", "pixels"))]
+            goal = instances.goals[number]
+            true = distance_map(world, GeodesicDistance(world), goal)
+            pictures = [map_picture(world, true, goal, ("true geodesic", cost_unit(world)))]
             for name, distance in self.distances().items():
-                values = distance_map(self.world, self.rendered(distance), wall, goal)
+                values = distance_map(world, self.rendered(distance), goal)
                 unit = "steps" if name == VALUE_GUIDED else "latent units"
-                pictures.append(map_picture(config, values, wall, goal, (f"{name} distance", unit)))
+                pictures.append(map_picture(world, values, goal, (f"{name} distance", unit)))
             made.append(MapRow(caption=f"Instance {number}: how far is the goal?", maps=tuple(pictures)))
         return tuple(made)
 
@@ -208,7 +211,7 @@ class Storyteller:
             return name, ()
 
         def controller(model: WorldModel, distance: Distance) -> Controller:
-            return build_controller(self.run.experiment, model, distance, self.world.config.episode_steps)
+            return build_controller(self.run.experiment, model, distance, self.world.episode_steps)
 
         parts = LearnedParts(
             world_model=self.model,
@@ -216,7 +219,7 @@ class Storyteller:
             probe=self.probe(),
             make_controller=controller,
         )
-        options = EpisodeOptions(episode_steps=self.world.config.episode_steps)
+        options = EpisodeOptions(episode_steps=self.world.episode_steps)
         generator = self.seeds.torch("blame")
         return name, blame_failures(self.world, outcomes, parts, generator, options, limit=self.blamed)
 
@@ -236,20 +239,18 @@ class Storyteller:
         """What the encoder sees at the start of the first instance, and its goal."""
         instances = self.study.instances.subset(1)
         return tuple(
-            frame_picture(self.world.render(positions, instances.layouts)[0], words)
-            for positions, words in ((instances.starts, "what is observed"), (instances.goals, "the goal"))
+            frame_picture(self.world.observe(states).frames[0], words)
+            for states, words in ((instances.starts, "what is observed"), (instances.goals, "the goal"))
         )
 
     def recordings(self, count: int = 12) -> str:
         """Some recorded trajectories."""
         episodes = self.episodes
-        if episodes is None or episodes.states is None or episodes.states.shape[1] != 4:
+        if episodes is None or episodes.states is None or episodes.states.shape[1] != self.world.state_width:
             return ""
         length = int(episodes.lengths.min()) + 1
         rows = episodes.starts[:count, None] + torch.arange(length)
-        states = episodes.states[rows]
-        layouts = WallLayouts(states[:, 0, 2], states[:, 0, 3])
-        return contact_sheet(self.world.config, layouts, states[..., :2])
+        return contact_sheet(self.world, episodes.states[rows])
 
     def costs(self) -> tuple[CostShares, ...]:
         """What the executed plans were predicted to cost."""
@@ -269,8 +270,8 @@ class Storyteller:
         """Task, data and budget."""
         experiment, instances = self.run.experiment, self.study.instances
         facts = {
-            "Task": f"{instances.world}, {len(instances)} instances ({instances.name}), opposite rooms, "
-            f"{self.world.config.episode_steps} steps",
+            "Task": f"{instances.world}, {len(instances)} instances ({instances.name}), "
+            f"{self.world.episode_steps} steps",
             "Planner": planner_in_words(experiment.planner),
             "Method": experiment.description,
             "Parameters": f"{sum(p.numel() for p in self.run.system.parameters()):,}",

@@ -13,39 +13,32 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from jepaplan.envs.wall import WallWorld
-from jepaplan.evaluation.episodes import EpisodeOptions, Outcomes, Progress, run_episodes, true_states
-from jepaplan.evaluation.references import references
+from jepaplan.envs.worlds import find_world
+from jepaplan.evaluation.episodes import Outcomes, Progress
 from jepaplan.evaluation.results import ResultRow, write_rows
 from jepaplan.evaluation.statistics import PairedDifference, compare
-from jepaplan.evaluation.tasks import WORLDS, Instances
-from jepaplan.interfaces import Controller, Distance, WorldModel
+from jepaplan.evaluation.tasks import Instances
+from jepaplan.interfaces import World
+from jepaplan.recipes.methods import (
+    PREDICTION_ONLY,
+    VALUE_GUIDED,
+    EvaluationPlan,
+    Method,
+    evaluate_method,
+    methods_of,
+    refuse_other_world,
+)
 from jepaplan.recipes.run import LoadedRun
-from jepaplan.recipes.system import baseline_distance, build_controller
+from jepaplan.recipes.shards import evaluate_in_batches
 from jepaplan.training import provenance
 from jepaplan.training.runs import write_json
 from jepaplan.types import InputError, SeedTree
-
-VALUE_GUIDED = "value-guided"
-PREDICTION_ONLY = "prediction only"
-ACTION_WIDTH = 2  # of the wall worlds
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """A controller with a name for the tables; `sees_truth` for references that observe the true state."""
-
-    name: str
-    kind: Literal["ours", "baseline", "reference"]
-    controller: Controller
-    note: str
-    sees_truth: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +48,14 @@ class StudyOptions:
     references: bool = True
     keep_decisions: bool = True  # of the value-guided method, for pictures
     seed: int = 0  # of the planners' noise
+    processes: int | None = None  # that share the instances in small batches; None: one large batch
     command: str = ""
     on_progress: Callable[[str, Progress], None] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse to evaluate with nobody."""
+        if self.processes is not None and self.processes < 1:
+            raise InputError(f"processes is how many share the instances, at least 1; got {self.processes}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class Study:
     """Outcomes by method, in the order of the table."""
 
     run: LoadedRun
-    world: WallWorld
+    world: World
     instances: Instances
     methods: tuple[Method, ...]
     outcomes: Mapping[str, Outcomes]
@@ -100,72 +99,19 @@ class Study:
         )
 
 
-def methods_of(run: LoadedRun, world: WallWorld, with_references: bool) -> tuple[Method, ...]:
-    """What is compared: ours first, then the baseline, then the references."""
-    experiment, model = run.experiment, run.system.world_model
-
-    def controller(world_model: WorldModel, distance: Distance) -> Controller:
-        return build_controller(experiment, world_model, distance, world.config.episode_steps)
-
-    found: list[Method] = []
-    if experiment.learns_value:
-        found.append(
-            Method(
-                name=VALUE_GUIDED,
-                kind="ours",
-                controller=controller(model, run.system.distance),
-                note="learned dynamics, learned value",
-            )
-        )
-    found.append(
-        Method(
-            name=PREDICTION_ONLY,
-            kind="baseline",
-            controller=controller(model, baseline_distance(experiment)),
-            note="learned dynamics, distance of latents",
-        )
-    )
-    if with_references:
-        for reference in references(world, model.action_units, controller):
-            found.append(
-                Method(
-                    name=reference.name,
-                    kind="reference",
-                    controller=reference.controller,
-                    note=reference.meaning,
-                    sees_truth=True,
-                )
-            )
-    return tuple(found)
-
-
 def study(run: LoadedRun, instances: Instances, options: StudyOptions) -> Study:
     """Evaluate every method on the same instances."""
-    if instances.world not in WORLDS:
-        raise InputError(f"instances are of world {instances.world!r}; known: {', '.join(WORLDS)}")
-    width = run.system.world_model.action_dim
-    if width != ACTION_WIDTH:
-        raise InputError(
-            f"{run.path} was trained on actions of {width} numbers; {instances.world} takes {ACTION_WIDTH}, "
-            "dx and dy. Evaluate a run that was trained on recordings of that world"
-        )
-    world = WallWorld(WORLDS[instances.world])
+    world = find_world(instances.world)
+    refuse_other_world(run, world)
     methods = methods_of(run, world, options.references)
-    outcomes: dict[str, Outcomes] = {}
-    for method in methods:
-        keep = tuple(range(len(instances))) if options.keep_decisions and method.kind == "ours" else ()
-        outcomes[method.name] = run_episodes(
-            world,
-            instances,
-            method.controller,
-            SeedTree(options.seed).torch("plan"),
-            EpisodeOptions(
-                episode_steps=world.config.episode_steps,
-                observe=true_states(world) if method.sees_truth else None,
-                keep=keep,
-                on_progress=_named(options.on_progress, method.name),
-            ),
-        )
+    plan = EvaluationPlan(instances=instances, keep_decisions=options.keep_decisions, seed=options.seed)
+    if options.processes is None:
+        outcomes = {
+            method.name: evaluate_method(world, method, plan, (0, 1), options.on_progress)
+            for method in methods
+        }
+    else:
+        outcomes = evaluate_in_batches(run, plan, options.processes, options.references, options.on_progress)
     return Study(
         run=run, world=world, instances=instances, methods=methods, outcomes=outcomes, command=options.command
     )
@@ -222,12 +168,6 @@ def _saved(path: Path, method: str | None, instances: str) -> tuple[str, Bool[Te
     if chosen not in success:
         raise InputError(f"{file} has no method {chosen!r}; it has {', '.join(success)}")
     return f"{path} ({chosen})", torch.tensor(success[chosen]), starts
-
-
-def _named(
-    on_progress: Callable[[str, Progress], None] | None, name: str
-) -> Callable[[Progress], None] | None:
-    return None if on_progress is None else lambda progress: on_progress(name, progress)
 
 
 def with_planner(run: LoadedRun, **changes: Any) -> LoadedRun:

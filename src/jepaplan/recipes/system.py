@@ -2,23 +2,33 @@
 
 import copy
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
 
 from jepaplan.control.receding_horizon import RecedingHorizon
 from jepaplan.costs.compose import Term, WeightedSum
+from jepaplan.costs.distances import mean_square
 from jepaplan.costs.terms import ActionEffort, GoalDistance
+from jepaplan.costs.value import RemainingCost, StateValue, WithoutGoal
 from jepaplan.data.episodes import Episodes
 from jepaplan.data.normalise import ActionNormaliser, PixelNormaliser
 from jepaplan.interfaces import Distance, WorldModel
 from jepaplan.models.encoders import CompactConfig, CompactEncoder, ImpalaConfig, ImpalaEncoder
 from jepaplan.models.keypoint_encoder import KeypointConfig, KeypointEncoder
 from jepaplan.models.predictors import MLPPredictor
-from jepaplan.models.quasimetric import IQE, Euclidean, LatentMeanSquare
-from jepaplan.models.value_heads import InverseDynamics, QuasimetricHead
+from jepaplan.models.quasimetric import IQE, Euclidean
+from jepaplan.models.value_heads import InverseDynamics, QuasimetricHead, ReadValue
 from jepaplan.models.world_model import LatentWorldModel
-from jepaplan.recipes.experiment import DistanceConfig, EncoderConfig, Experiment
+from jepaplan.planners.cem import CEM
+from jepaplan.planners.hybrid import GradientCEM
+from jepaplan.planners.icem import ICEM
+from jepaplan.planners.mppi import MPPI
+from jepaplan.planners.shooting import RandomShooting
+from jepaplan.recipes.experiment import CostConfig, DistanceConfig, EncoderConfig, Experiment, PlannerConfig
+from jepaplan.recipes.second_space import SecondSpace
+from jepaplan.recipes.value_stages import build_value_heads
 from jepaplan.types import InputError, SeedTree
 
 
@@ -26,12 +36,29 @@ class System(nn.Module):
     """All that is learned; its tensors are the run's weights."""
 
     def __init__(
-        self, world_model: LatentWorldModel, inverse_dynamics: InverseDynamics, distance: nn.Module
+        self,
+        world_model: LatentWorldModel,
+        inverse_dynamics: InverseDynamics,
+        distance: nn.Module,
+        values: nn.ModuleDict,
     ) -> None:
         super().__init__()
         self.world_model = world_model
         self.inverse_dynamics = inverse_dynamics
         self.distance = distance
+        self.values = values  # heads by the name of their stage
+
+    def steps_to_go(self, cost: CostConfig) -> Distance:
+        """What planning takes for the steps to go: the distance, or minus the value that `cost` names."""
+        if cost.value is None:
+            return cast(Distance, self.distance)
+        if cost.value not in self.values:
+            raise InputError(
+                f"there is no value head {cost.value!r}; this run has {', '.join(self.values) or 'none'}. "
+                "Leave cost.value out to plan with the distance"
+            )
+        head = cast(ReadValue, self.values[cost.value])
+        return RemainingCost(head if head.takes_goals else WithoutGoal(cast(StateValue, head)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +67,7 @@ class Interface:
 
     image: tuple[int, int, int]  # channels, height, width
     action_dim: int
+    proprioception: int = 0  # numbers
 
 
 def build_system(experiment: Experiment, interface: Interface) -> System:
@@ -57,7 +85,8 @@ def build_system(experiment: Experiment, interface: Interface) -> System:
         )
         inverse_dynamics = InverseDynamics(encoder.latent_width, interface.action_dim, hidden=256)
         distance = build_distance(experiment.distance, encoder.latent_width)
-    return System(world_model, inverse_dynamics, distance)
+        values = build_value_heads(experiment.stages, encoder.latent_width, interface.action_dim)
+    return System(world_model, inverse_dynamics, distance, values)
 
 
 def fit_normalisation(system: System, episodes: Episodes, seed: int, frames: int = 4096) -> None:
@@ -80,6 +109,13 @@ def build_encoder(
             f"takes {config.image_channels} channels, {config.image_size} x {config.image_size}. Write "
             f"--encoder.image-channels {channels} --encoder.image-size {height}, or record another size"
         )
+    felt = felt_by(config)
+    if felt != interface.proprioception:
+        raise InputError(
+            f"the recording has {interface.proprioception} numbers of proprioception for each frame; the "
+            f"recipe's encoder takes {felt}. Write --encoder.proprioception-dim {interface.proprioception}, "
+            "with a compact or an IMPALA encoder"
+        )
     if isinstance(config, KeypointConfig):
         return KeypointEncoder(config)
     if isinstance(config, CompactConfig):
@@ -88,18 +124,34 @@ def build_encoder(
     return ImpalaEncoder(config)
 
 
+def felt_by(config: EncoderConfig) -> int:
+    """How many numbers of proprioception an encoder takes."""
+    return 0 if isinstance(config, KeypointConfig) else config.proprioception_dim
+
+
 def build_distance(config: DistanceConfig, latent_width: int) -> nn.Module:
     """The distance that is minus the value."""
     if config.kind == "euclidean":
         return Euclidean()
     if config.kind == "iqe":
         return IQE(width=latent_width, components=config.components)
+    if config.kind == "euclidean_head":
+        return SecondSpace(latent_width, config.head)
     return QuasimetricHead(latent_width, config.head)
 
 
 def baseline_distance(experiment: Experiment) -> Distance:
     """What planning in a latent without a value compares with."""
-    return Euclidean() if experiment.baseline_distance == "euclidean" else LatentMeanSquare()
+    return Euclidean() if experiment.baseline_distance == "euclidean" else mean_square
+
+
+def samples_of(planner: PlannerConfig) -> int | None:
+    """How many sequences the planner samples for each problem; None if it searches in another way."""
+    match planner:
+        case MPPI() | CEM() | ICEM() | RandomShooting() | GradientCEM():
+            return planner.samples
+        case _:
+            return None
 
 
 def in_bfloat16(world_model: WorldModel) -> WorldModel:

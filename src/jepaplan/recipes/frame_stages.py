@@ -1,0 +1,182 @@
+"""Stages that read recorded frames: everything that trains the encoder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from jepaplan.data.windows import Windows, rows
+from jepaplan.objectives.ema import MovingAverage, decay_after
+from jepaplan.objectives.scene import CompanionSegments, SceneObjective
+from jepaplan.objectives.segments import Segments
+from jepaplan.objectives.total import JointObjective, PredictionObjective, ValueObjective
+from jepaplan.recipes.experiment import JointStage, PredictionStage, ValueStage
+from jepaplan.recipes.materials import HELD_OUT_WINDOWS, Materials, only
+from jepaplan.training.distributed import gather, map_tensors
+from jepaplan.training.health import Health
+from jepaplan.training.stage import Stage
+from jepaplan.types import InputError
+
+FrameStage = PredictionStage | ValueStage | JointStage
+
+
+def prediction_stage(materials: Materials, config: PredictionStage) -> Stage:
+    """Encoder, predictor and inverse dynamics; with a target encoder where the configuration asks for one."""
+    average = _moving_average(materials, config)
+    objective = _prediction(materials, config, average)
+    if config.scene_contrast == 0:
+        return _frame_stage(materials, config, objective, average=average)
+    held = materials.experiment.predictor.held
+    if held == 0:
+        raise InputError(
+            f"scene_contrast is {config.scene_contrast} but no part of the latent is held as the scene; "
+            "write --predictor.held with the encoder's scene_width"
+        )
+    if average is not None:
+        raise InputError(
+            "a scene contrast beside a target encoder is not made; set scene_contrast to 0 or leave "
+            "regulariser.target_decay out"
+        )
+    scene = SceneObjective(
+        objective,
+        scene_width=held,
+        weight=config.scene_contrast,
+        temperature=config.scene_temperature,
+        gather=gather,
+    )
+    return _frame_stage(materials, config, scene, companions=True)
+
+
+def value_stage(materials: Materials, config: ValueStage) -> Stage:
+    """Encoder and distance."""
+    return _frame_stage(materials, config, value_objective(materials, config))
+
+
+def joint_stage(materials: Materials, config: JointStage) -> Stage:
+    """Encoder, predictor, inverse dynamics and distance."""
+    average = _moving_average(materials, config)
+    prediction = _prediction(materials, config, average)
+    joint = JointObjective(prediction, value_objective(materials, config))
+    return _frame_stage(materials, config, joint, average=average)
+
+
+def value_objective(materials: Materials, config: ValueStage | JointStage) -> ValueObjective:
+    """What shapes the distance."""
+    return ValueObjective(
+        materials.system.world_model,
+        materials.system.distance,  # pyright: ignore[reportArgumentType]
+        config.weights,
+        value=config.value,
+        config=config.regulariser,
+        gather=gather,
+    )
+
+
+def held_out_windows(config: FrameStage) -> int:
+    """How many windows are examined: each offers one goal, so no fewer than goals are asked of a batch."""
+    goals = 0 if isinstance(config, PredictionStage) else config.value.batch_goals
+    return max(HELD_OUT_WINDOWS, goals)
+
+
+def _prediction(
+    materials: Materials, config: PredictionStage | JointStage, average: MovingAverage | None
+) -> PredictionObjective:
+    return PredictionObjective(
+        materials.system.world_model,
+        config.weights,
+        inverse_dynamics=materials.system.inverse_dynamics,
+        target_encoder=None if average is None else average.average,  # pyright: ignore[reportArgumentType]
+        config=config.regulariser,
+        gather=gather,
+    )
+
+
+def _moving_average(materials: Materials, config: PredictionStage | JointStage) -> MovingAverage | None:
+    if config.regulariser.target_decay is None:
+        return None
+    return MovingAverage(materials.system.world_model.pixel_encoder)
+
+
+def _frame_stage(
+    materials: Materials,
+    config: FrameStage,
+    objective: nn.Module,
+    *,
+    companions: bool = False,
+    average: MovingAverage | None = None,
+) -> Stage:
+    materials.forget_latents()
+    windows = Windows(materials.episodes, config.steps)
+    batches = _FrameBatches(materials, windows, companions)
+    held_out = materials.held_out(windows, held_out_windows(config))
+
+    def evaluate() -> dict[str, float]:
+        drawn = {"window": held_out, "companion": torch.linspace(0, 0.999, len(held_out))}
+        loss, metrics = objective(map_tensors(materials.place, batches.load(drawn)))
+        parts = {f"held_out/{name}": float(part) for name, part in metrics.items()}
+        return {"held_out/loss": float(loss)} | parts
+
+    def health() -> Health:
+        batch = map_tensors(materials.place, windows.gather(windows.index(held_out)))
+        encode = materials.system.world_model.encode_frames
+        return materials.health(encode(batch.observations, batch.proprioception), batch.actions)
+
+    return Stage(
+        name=config.name,
+        objective=only(objective, _trained_by(materials, config)),
+        sample=batches.sample,
+        load=batches.load,
+        product=materials.system,
+        evaluate=evaluate,
+        health=health,
+        after_update=_following(average, config),
+        frames_per_item=config.steps + 1 + companions,
+    )
+
+
+@dataclass(frozen=True)
+class _FrameBatches:
+    """Windows of frames; with `companions`, one more frame of each window's recording."""
+
+    materials: Materials
+    windows: Windows
+    companions: bool
+
+    def sample(self, generator: torch.Generator, count: int) -> dict[str, Tensor]:
+        limit = self.materials.train_windows(self.windows)
+        numbers = torch.randint(limit, (count,), generator=generator)
+        return {"window": numbers, "companion": torch.rand(count, generator=generator)}
+
+    def load(self, drawn: dict[str, Tensor]) -> Segments | CompanionSegments:
+        index = self.windows.index(drawn["window"])
+        segments = self.windows.gather(index)
+        if not self.companions:
+            return segments
+        # Uniform over the recording.
+        episodes, episode = self.materials.episodes, index.episode
+        frames = episodes.lengths[episode] + 1
+        offset = (drawn["companion"] * frames).long().clamp(max=frames - 1)
+        companions = rows(episodes.observations, episodes.starts[episode] + offset)
+        return CompanionSegments(segments=segments, companions=companions)
+
+
+def _following(average: MovingAverage | None, config: FrameStage) -> Callable[[int], None] | None:
+    """Moves the target encoder after each step of the optimiser."""
+    decays = config.regulariser.target_decay
+    if average is None or decays is None:
+        return None
+    updates = config.fit.updates
+    return lambda update: average.follow(decay_after(update, updates, decays))
+
+
+def _trained_by(materials: Materials, config: FrameStage) -> list[nn.Module]:
+    system = materials.system
+    encoder = system.world_model.pixel_encoder
+    match config:
+        case PredictionStage():
+            return [encoder, system.world_model.predictor, system.inverse_dynamics]
+        case ValueStage():
+            return [encoder, system.distance]
+        case JointStage():
+            return [encoder, system.world_model.predictor, system.inverse_dynamics, system.distance]

@@ -1,0 +1,119 @@
+"""Stages on the latents of a finished encoder: the predictor, or a distance; no frame is encoded twice."""
+
+import torch
+from torch import Tensor
+
+from jepaplan.data.windows import Windows, rows
+from jepaplan.objectives.imagined_graph import (
+    GroupSampler,
+    ImaginedGroups,
+    ImaginedScenes,
+    ImaginedValueObjective,
+)
+from jepaplan.objectives.segments import LatentSegments
+from jepaplan.objectives.total import LatentPredictionObjective, LatentValueObjective
+from jepaplan.recipes.experiment import ImaginedValueStage, PredictorStage, ValueStage
+from jepaplan.recipes.frame_stages import held_out_windows, value_objective
+from jepaplan.recipes.materials import HELD_OUT_WINDOWS, Materials, only
+from jepaplan.recipes.scenes import imagine_scenes
+from jepaplan.training.distributed import gather, map_tensors
+from jepaplan.training.health import Health
+from jepaplan.training.stage import Stage
+
+
+def predictor_stage(materials: Materials, config: PredictorStage) -> Stage:
+    """The predictor alone."""
+    world_model = materials.system.world_model
+    objective = only(LatentPredictionObjective(world_model), [world_model.predictor])
+    return _latent_stage(materials, config, objective, examined=True)
+
+
+def latent_value_stage(materials: Materials, config: ValueStage) -> Stage:
+    """The distance alone, by value learning."""
+    objective = LatentValueObjective(value_objective(materials, config))
+    return _latent_stage(materials, config, only(objective, [materials.system.distance]))
+
+
+def _latent_stage(
+    materials: Materials,
+    config: PredictorStage | ValueStage,
+    objective: torch.nn.Module,
+    examined: bool = False,
+) -> Stage:
+    windows = Windows(materials.episodes, config.steps)
+    count = held_out_windows(config) if isinstance(config, ValueStage) else HELD_OUT_WINDOWS
+    limit, held_out = materials.train_windows(windows), materials.held_out(windows, count)
+
+    def load(numbers: Tensor) -> LatentSegments:
+        index = windows.index(numbers)
+        return LatentSegments(
+            latents=rows(materials.latents(), index.frames),
+            actions=rows(materials.episodes.actions, index.actions),
+            frames=index.frames,
+        )
+
+    def evaluate() -> dict[str, float]:
+        _, metrics = objective(map_tensors(materials.place, load(held_out)))
+        return {f"held_out/{name}": float(part) for name, part in metrics.items()}
+
+    def health() -> Health:
+        batch = load(held_out)
+        return materials.health(batch.latents, batch.actions)
+
+    return Stage(
+        name=config.name,
+        objective=objective,
+        sample=lambda generator, count: torch.randint(limit, (count,), generator=generator),
+        load=load,
+        product=materials.system,
+        evaluate=evaluate,
+        health=health if examined else None,
+        frames_per_item=config.steps + 1,
+    )
+
+
+def imagined_value_stage(materials: Materials, config: ImaginedValueStage) -> Stage:
+    """The distance alone, from imagined states."""
+    system = materials.system
+    only(system, [system.distance])
+    objective = ImaginedValueObjective(
+        system.distance, system.inverse_dynamics, config.imagination, gather=gather
+    )
+    sampler: list[GroupSampler] = []
+
+    def groups() -> GroupSampler:
+        # Imagined when first needed: a finished stage that is only loaded needs none of it.
+        if not sampler:
+            scenes = imagined_scenes(materials, config)
+            sampler.append(GroupSampler(scenes, system.world_model, config.imagination))
+        return sampler[0]
+
+    def load(drawn: dict[str, Tensor]) -> ImaginedGroups:
+        return groups().load(drawn)
+
+    return Stage(
+        name=config.name,
+        objective=objective,
+        sample=lambda generator, count: groups().sample(generator, count),
+        load=load,
+        product=system,
+    )
+
+
+def imagined_scenes(materials: Materials, config: ImaginedValueStage) -> ImaginedScenes:
+    """States and steps to go of the scenes of `config.scenes` recordings, drawn from those trained on."""
+    episodes, seeds = materials.episodes, materials.seeds
+    latents, count = materials.latents(), min(config.scenes, materials.trained_episodes)
+    order = torch.randperm(materials.trained_episodes, generator=seeds.torch(config.name, "scenes"))
+
+    def recorded(episode: int) -> Tensor:
+        start = int(episodes.starts[episode])
+        return materials.place(latents[start : start + int(episodes.lengths[episode]) + 1])
+
+    drawn = [
+        (recorded(episode), seeds.torch(config.name, "scene", episode)) for episode in order[:count].tolist()
+    ]
+    models = (materials.system.world_model, materials.system.inverse_dynamics)
+    return imagine_scenes(
+        models, drawn, config.imagination, lambda done: materials.report("imagining scenes", done, count)
+    )

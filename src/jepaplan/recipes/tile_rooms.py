@@ -1,0 +1,59 @@
+"""The rooms in which value guidance matters: the demo's system, for pits, one-way doors and keys that break.
+
+What differs from the demo (`recipes/wall.py`): steps cannot always be undone, so a distance is not taught the
+way back, and states that no imagined way joins are pushed apart by more than any task is long. Without that
+the value of a pit would be whatever its picture resembles. A key is held or not within a recording, so it
+belongs to the state, which is wider than that of a dot.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from jepaplan.models.keypoint_encoder import KeypointConfig
+from jepaplan.objectives.imagined_states import ImaginationConfig
+from jepaplan.recipes.experiment import (
+    Experiment,
+    ImaginedValueStage,
+    PredictionStage,
+    PredictorStage,
+    RecordingConfig,
+)
+from jepaplan.recipes.wall import wall_big_demo
+
+ROOMS = ("OpenRoom", "DeadEnd", "OneWayDoor", "Pits", "BreakingKeys", "Detour")
+FAR = 60.0  # largest steps; the longest task takes about half as many
+
+
+def tile_room(room: str) -> Experiment:
+    """One room's system, in minutes on a CPU."""
+    base = wall_big_demo()
+    first, second, third = base.stages
+    assert isinstance(first, PredictionStage)
+    assert isinstance(second, PredictorStage)
+    assert isinstance(third, ImaginedValueStage)
+    scene, state = 16, 48
+    imagination = ImaginationConfig(scene_width=scene, reversible=False, unreached=FAR)
+    return replace(
+        base,
+        recipe=recipe_name(room),
+        description=f"{room}: world model by prediction and scene contrast, value from imagined paths",
+        recording=RecordingConfig(world=room, trajectories=1500),
+        encoder=KeypointConfig(image_channels=3, scene_width=scene, state_width=state),
+        predictor=replace(base.predictor, held=scene),
+        stages=(
+            replace(first, fit=replace(first.fit, updates=400)),
+            replace(second, fit=replace(second.fit, updates=2000)),
+            replace(third, fit=replace(third.fit, updates=1500), scenes=100, imagination=imagination),
+        ),
+        instances=f"{room}-tuning",
+    )
+
+
+def recipe_name(room: str) -> str:
+    """`dead_end` for DeadEnd."""
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in room).lstrip("_")
+
+
+TILE_RECIPES: dict[str, Callable[[], Experiment]] = {
+    recipe_name(room): lambda room=room: tile_room(room) for room in ROOMS
+}

@@ -1,0 +1,55 @@
+"""What an experiment refuses, in words."""
+
+from dataclasses import replace
+
+import pytest
+
+from jepaplan.recipes.catalogue import find_recipe
+from jepaplan.recipes.experiment import ImaginedValueStage, RecordingConfig
+from jepaplan.training.stage import FitConfig
+from jepaplan.types import InputError
+
+
+def with_stage(experiment, number, **changes):
+    stages = list(experiment.stages)
+    stages[number] = replace(stages[number], **changes)
+    return replace(experiment, stages=tuple(stages))
+
+
+def test_a_seed_of_one_stage_alone_is_refused():
+    demo = find_recipe("wall_big_demo")
+    with pytest.raises(
+        InputError, match=r"'predictor' asks for seed 3, the experiment for 0.*Write --seed 3"
+    ):
+        with_stage(demo, 1, fit=replace(demo.stages[1].fit, seed=3))
+    assert replace(demo, seed=3).seed == 3
+    with_stage(replace(demo, seed=3), 1, fit=replace(demo.stages[1].fit, seed=3))  # the same number twice
+
+
+def test_imagined_values_need_inverse_dynamics_trained_before():
+    demo = find_recipe("wall_big_demo")
+    untrained = replace(demo.stages[0].weights, inverse_dynamics=0.0)
+    with pytest.raises(InputError, match=r"'imagined_value' reads from the inverse dynamics"):
+        with_stage(demo, 0, weights=untrained)
+    with pytest.raises(InputError, match=r"no stage before it trains them"):
+        replace(demo, stages=demo.stages[2:])
+    with pytest.raises(InputError, match=r"no stage before it trains them"):
+        replace(demo, stages=(demo.stages[2], *demo.stages[:2]))
+    euclidean = find_recipe("wall_big_value_euclidean")
+    imagined = ImaginedValueStage(fit=FitConfig(updates=1))
+    with pytest.raises(InputError, match=r"--stages.0.weights.inverse-dynamics 4"):
+        replace(euclidean, stages=(*euclidean.stages, imagined))
+
+
+def test_a_distance_without_parameters_cannot_learn_alone():
+    two = find_recipe("wall_small_two_spaces")
+    with pytest.raises(InputError, match=r"nothing to learn; write --distance.kind euclidean_head"):
+        replace(two, distance=replace(two.distance, kind="euclidean"))
+
+
+@pytest.mark.parametrize(
+    "asked, meant", [("WallBgi", "WallBig"), ("wallsmall", "WallSmall"), ("maze", "Maze")]
+)
+def test_unknown_worlds_suggest_the_nearest(asked, meant):
+    with pytest.raises(InputError, match=f"there is no world '{asked}'. Did you mean .*{meant}"):
+        RecordingConfig(world=asked)

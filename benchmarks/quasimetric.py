@@ -13,22 +13,16 @@ forward and backward.
 """
 
 import argparse
-import os
-import platform
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 from torch import Tensor
 
 from jepaplan.models.interval_unions import pairwise_union_lengths
 from jepaplan.models.quasimetric import iqe_components
+from measuring import Work, origin, paired, ratios, save, spread
 
 Components = Callable[[Tensor, Tensor], Tensor]
 OURS = "jepaplan"
@@ -71,7 +65,7 @@ def reference() -> tuple[str, Components]:
     return "torchqmet", iqe
 
 
-def forward(components: Components, source: Tensor, goal: Tensor) -> Callable[[], object]:
+def forward(components: Components, source: Tensor, goal: Tensor) -> Work:
     def run() -> object:
         with torch.no_grad():
             return components(source, goal)
@@ -79,7 +73,7 @@ def forward(components: Components, source: Tensor, goal: Tensor) -> Callable[[]
     return run
 
 
-def forward_backward(components: Components, source: Tensor, goal: Tensor) -> Callable[[], object]:
+def forward_backward(components: Components, source: Tensor, goal: Tensor) -> Work:
     source, goal = source.clone().requires_grad_(), goal.clone().requires_grad_()
     return lambda: torch.autograd.grad(components(source, goal).sum(), (source, goal))
 
@@ -107,40 +101,6 @@ def contestants(case: Case, theirs: Components) -> dict[str, Components]:
     return {OURS: pairwise_union_lengths, "theirs": lambda source, goal: theirs(source[:, None], goal[None])}
 
 
-def measure(run: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in run}
-    for number in range(rounds + 1):
-        names = list(run)
-        for name in names if number % 2 else reversed(names):
-            begin = time.perf_counter()
-            run[name]()
-            elapsed = time.perf_counter() - begin
-            if number > 0:  # the first round warms up
-                seconds[name].append(elapsed)
-    return seconds
-
-
-def spread(numbers: list[float], digits: int) -> str:
-    return f"{median(numbers):.{digits}f} [{min(numbers):.{digits}f}-{max(numbers):.{digits}f}]"
-
-
-def hardware() -> str:
-    """Cores and processor family; nothing that names the machine."""
-    family = platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        known = ("vendor_id", "cpu family")
-        named = [line.split(":", 1)[1].strip() for line in lines if line.startswith(known)]
-        family = " family ".join(named[:2]) or family
-    return f"{os.cpu_count()} cores, {family}; one core used"
-
-
-def commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    return found.stdout.strip() or "unknown"
-
-
 def rows(case: Case, theirs: Components, rounds: int) -> list[str]:
     generator = torch.Generator().manual_seed(0)
     source = torch.randn(case.source, generator=generator)
@@ -151,11 +111,11 @@ def rows(case: Case, theirs: Components, rounds: int) -> list[str]:
     lines: list[str] = []
     for what, build in (("forward", forward), ("forward + backward", forward_backward)):
         run = {name: build(function, source, goal) for name, function in functions.items()}
-        seconds = measure(run, rounds)
-        ratios = [slow / fast for fast, slow in zip(seconds[OURS], seconds["theirs"], strict=True)]
+        seconds = paired(run, rounds)
+        slower = ratios(seconds["theirs"], seconds[OURS])
         times = " | ".join(spread([1e3 * each for each in seconds[name]], 1) for name in (OURS, "theirs"))
         memory = "" if what == "forward" else f"{megabytes[OURS]:.0f} / {megabytes['theirs']:.0f}"
-        lines.append(f"| {case.name} | {what} | {times} | {spread(ratios, 1)} | {memory} |")
+        lines.append(f"| {case.name} | {what} | {times} | {spread(slower, 1)} | {memory} |")
         print(lines[-1], flush=True)
     return lines
 
@@ -172,9 +132,7 @@ def main() -> None:
     lines = [
         "# Interval quasimetric distances",
         "",
-        f"- Command: `python {shlex.join(sys.argv)}`",
-        f"- Commit: {commit()}; torch {torch.__version__}, Python {platform.python_version()}",
-        f"- Hardware: {hardware()}",
+        *origin(),
         f"- Compared with: {name}",
         f"- {options.rounds} paired rounds, fp32; median [least-greatest]",
         "",
@@ -184,9 +142,7 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     for case in CASES:
         lines += rows(case, theirs, options.rounds)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("\n".join(lines) + "\n")
+    save(options.out, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -10,16 +10,9 @@ nothing here is about learning.
 """
 
 import argparse
-import os
-import platform
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 from torch import nn
@@ -30,6 +23,7 @@ from jepaplan.models.encoders import CompactConfig, CompactEncoder, ImpalaEncode
 from jepaplan.models.predictors import MLPPredictor
 from jepaplan.models.world_model import LatentWorldModel
 from jepaplan.objectives.total import ObjectiveWeights, PredictionObjective
+from measuring import Work, origin, paired, ratios, save, spread
 
 FRAMES, SIDE = 16, 64
 PLAIN = "fp32"
@@ -70,7 +64,7 @@ def window_batch(batch: int) -> WindowBatch:
     )
 
 
-def training_step(encoder: nn.Module, variant: Variant, batch: WindowBatch) -> Callable[[], object]:
+def training_step(encoder: nn.Module, variant: Variant, batch: WindowBatch) -> Work:
     torch.manual_seed(0)
     if variant.channels_last:
         encoder = encoder.to(memory_format=torch.channels_last)
@@ -90,52 +84,18 @@ def training_step(encoder: nn.Module, variant: Variant, batch: WindowBatch) -> C
     return step
 
 
-def measure(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 1):
-        names = list(steps)
-        for name in names if number % 2 else reversed(names):
-            begin = time.perf_counter()
-            steps[name]()
-            elapsed = time.perf_counter() - begin
-            if number > 0:  # the first round warms up
-                seconds[name].append(elapsed)
-    return seconds
-
-
-def spread(numbers: list[float], digits: int) -> str:
-    return f"{median(numbers):.{digits}f} [{min(numbers):.{digits}f}-{max(numbers):.{digits}f}]"
-
-
-def hardware() -> str:
-    """Cores and processor family; nothing that names the machine."""
-    family = platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        known = ("vendor_id", "cpu family")
-        named = [line.split(":", 1)[1].strip() for line in lines if line.startswith(known)]
-        family = " family ".join(named[:2]) or family
-    return f"{os.cpu_count()} cores, {family}; one core used"
-
-
-def commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    return found.stdout.strip() or "unknown"
-
-
 def rows(encoder: str, batch: int, rounds: int) -> list[str]:
     data = window_batch(batch)
     build = ENCODERS[encoder]
     parameters = sum(parameter.numel() for parameter in build().parameters())
     steps = {variant.name: training_step(build(), variant, data) for variant in VARIANTS}
-    seconds = measure(steps, rounds)
+    seconds = paired(steps, rounds)
     lines: list[str] = []
     for name, each in seconds.items():
         speed = [batch * FRAMES / second for second in each]
-        ratios = [plain / second for plain, second in zip(seconds[PLAIN], each, strict=True)]
+        slower = ratios(seconds[PLAIN], each)
         row = f"| {encoder} | {parameters / 1e6:.2f} M | {name} | {spread(each, 3)} | {spread(speed, 0)} |"
-        lines.append(f"{row} {spread(ratios, 2)} |")
+        lines.append(f"{row} {spread(slower, 2)} |")
         print(lines[-1], flush=True)
     return lines
 
@@ -152,9 +112,7 @@ def main() -> None:
     lines = [
         "# One training step of the world model",
         "",
-        f"- Command: `python {shlex.join(sys.argv)}`",
-        f"- Commit: {commit()}; torch {torch.__version__}, Python {platform.python_version()}",
-        f"- Hardware: {hardware()}",
+        *origin(),
         f"- {options.rounds} paired rounds, {options.batch} segments of {FRAMES} frames of 2 x {SIDE} x "
         f"{SIDE}; median [least-greatest]",
         "",
@@ -164,9 +122,7 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     for encoder in ENCODERS:
         lines += rows(encoder, options.batch, options.rounds)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("\n".join(lines) + "\n")
+    save(options.out, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from jepaplan.recipes.catalogue import find_recipe
 from jepaplan.recipes.run import TrainOptions, train
-from jepaplan.recipes.wall import find_recipe
 from jepaplan.training.stage import Progress
 
 TINY = os.environ.get("JEPAPLAN_EXAMPLE_SCALE") == "tiny"  # seconds instead of minutes; learns nothing

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from jepaplan.commands.train import read
-from jepaplan.recipes.wall import find_recipe
+from jepaplan.recipes.catalogue import find_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -3,8 +3,8 @@
 import hashlib
 from dataclasses import replace
 
+from jepaplan.recipes.catalogue import find_recipe
 from jepaplan.recipes.experiment import ImaginedValueStage, JointStage, RecordingConfig, ValueStage
-from jepaplan.recipes.wall import find_recipe
 from jepaplan.training.checkpoint import read_weights
 
 UPDATES = 4

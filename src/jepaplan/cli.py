@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, Command] = {
     "train": Command("train", "train a recipe into a run folder, or go on with a run"),
     "evaluate": Command("evaluate", "success of a run beside its references, with intervals"),
     "plan": Command("plan", "two pictures in, ranked candidates out"),
+    "reproduce": Command("reproduce", "make a page of results: resumable, shared by any number of workers"),
     "compare": Command("compare", "two runs on the same instances, paired"),
     "report": Command("report", "write a run's report again"),
     "doctor": Command("doctor", "what this machine can do, and how to mend what is missing"),

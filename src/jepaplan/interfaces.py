@@ -193,7 +193,8 @@ class Planner(Protocol):
     ) -> Search:
         """Refine `start` until it is cheap under `cost`, with one generator or one per problem.
 
-        The horizon is that of `start`.
+        The horizon is that of `start`. Planners that grow paths ask for single steps as well, and refuse a
+        cost that is no `StepwiseCost`.
         """
         ...
 
@@ -203,7 +204,7 @@ class CostTerms(Protocol):
     """A cost not yet bound to a problem."""
 
     def bind(
-        self, world_model: WorldModel, latent: Float[Tensor, "B *latent"], goal: Float[Tensor, "B *latent"]
+        self, world_model: WorldModel, latent: Float[Tensor, "B *latent"], goal: Float[Tensor, "B *goal"]
     ) -> SequenceCost:
         """The cost of action sequences that start at `latent` and want `goal`."""
         ...

@@ -70,7 +70,7 @@ class Observation:
 class Patch:
     """One rectangle of a world's scenery, for pictures; corners in pixels (x, y)."""
 
-    kind: str  # "wall", "pit", "one-way door", "key" ...: what a picture paints differently
+    kind: str  # "wall", "pit", "one-way door up", "key" ...: what a picture paints differently
     low: tuple[float, float]
     high: tuple[float, float]
 

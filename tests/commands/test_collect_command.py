@@ -55,10 +55,13 @@ def test_an_existing_file_is_left_alone(tmp_path, capsys):
     assert path.read_bytes() == b"precious"
 
 
-def test_gymnasium_environment(tmp_path, capsys):
+@pytest.mark.parametrize("world", ["WallBig", "BreakingKeys", "Maze"])
+def test_gymnasium_environment(tmp_path, capsys, world):
+    if world == "Maze":
+        pytest.importorskip("mujoco")
     path = tmp_path / "g.h5"
     arguments = ("--episodes", 2, "--steps", 5, "--json")
-    code, out, _ = collect(capsys, "jepaplan/WallBig-v0", "--out", path, *arguments)
+    code, out, _ = collect(capsys, f"jepaplan/{world}-v0", "--out", path, *arguments)
     assert code == 0
     assert json.loads(out)["frames"] == 12
 

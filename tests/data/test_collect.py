@@ -12,7 +12,8 @@ from gymnasium import spaces
 import jepaplan.envs.gym_adapters  # noqa: F401  (registers the wall worlds)
 from jepaplan.data.collect import collect_gym, collect_world
 from jepaplan.data.episodes import open_episodes
-from jepaplan.data.wall_walks import collect_wall, heading_turns, truncated_normal, wall_walks
+from jepaplan.data.step_laws import heading_turns, truncated_normal
+from jepaplan.data.wall_walks import collect_wall, wall_walks
 from jepaplan.envs.wall import WALL_BIG, WALL_SMALL, WallWorld
 from jepaplan.envs.worlds import find_world
 from jepaplan.types import InputError

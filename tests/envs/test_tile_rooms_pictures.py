@@ -5,6 +5,7 @@ import torch
 
 from jepaplan.envs.tile_rooms import WORLDS, tile_world
 from jepaplan.envs.tile_rooms_layouts import build_layouts, variants
+from jepaplan.evaluation.pictures import ARROWS, scenery_shapes
 from jepaplan.types import InputError
 
 ROOMS = {name: tile_world(name) for name in WORLDS}
@@ -68,13 +69,31 @@ def test_every_layout_and_mode_looks_different(name):
     assert torch.equal(world.observe(states[shuffled]).frames.flatten(1), frames[shuffled])
 
 
-def test_arrows_turn_with_their_maps():
+def test_arrows_are_mirrored_with_their_maps():
     one = ("........", "........", "...##...", "...>....", "...##...", "........", "........", "........")
-    turned = variants([one])
-    assert len(turned) == 8
-    assert set("".join("".join(two) for two in turned)) == set(".#><^v")
-    for two in turned:
+    both = variants([one])
+    assert [two[3] for two in both] == ["...>....", "....<..."]
+    for two in both:
         build_layouts([two])  # walls stay beside the door
+
+
+def test_one_way_doors_say_which_way_one_gets_through():
+    world = ROOMS["OneWayDoor"]
+    seen = set()
+    for number in range(world.layouts("cpu").count):
+        layout = world.join(torch.full((1, 2), 5.0), torch.zeros(1).long(), torch.tensor([number]))
+        for patch in world.scenery(layout[0]):
+            if patch.kind.startswith("one-way door"):
+                seen.add(patch.kind)
+                way = torch.tensor([ARROWS[patch.kind.split()[-1]]]) * 8
+                middle = (torch.tensor([patch.low]) + torch.tensor([patch.high])) / 2
+                before, behind = (
+                    world.join(middle + side * way, *world.split(layout)[1:]) for side in (-1, 1)
+                )
+                assert torch.equal(world.step(before, 2 * way), behind)
+                assert torch.equal(world.step(behind, -2 * way), behind)
+            assert "stroke-dasharray" not in scenery_shapes([patch])  # a kind that pictures know
+    assert {"one-way door left", "one-way door right", "one-way door down"} <= seen
 
 
 def with_line(row: int, line: str) -> tuple[str, ...]:

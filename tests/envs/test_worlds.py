@@ -8,17 +8,17 @@ import pytest
 from jepaplan.data.walks import FREE_WALKERS, WALKERS, find_walker, takes
 from jepaplan.envs.wall import WALL_BIG, WallWorld
 from jepaplan.envs.worlds import WORLDS, find_world, named, recorded_world
+from jepaplan.evaluation.surveys import cost_unit
 from jepaplan.interfaces import World
 from jepaplan.types import InputError
 
-WALLS = [name for name in WORLDS if name.startswith("Wall")]
 
-
-@pytest.mark.parametrize("name", WALLS)
-def test_the_two_rooms_are_found_by_name(name):
+@pytest.mark.parametrize("name", WORLDS)
+def test_worlds_are_found_by_name_and_say_what_their_cost_to_go_counts(name):
     world = find_world(name)
     assert isinstance(world, World)
     assert world.name == name
+    assert cost_unit(world) == ("metres" if name.startswith("Maze") else "pixels")
 
 
 def test_unknown_names_are_refused_with_the_nearest():

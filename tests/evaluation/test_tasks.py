@@ -4,9 +4,12 @@ from importlib import resources
 import pytest
 import torch
 
+from jepaplan.envs.maze_layouts import cell_distances, maze_sets
 from jepaplan.envs.worlds import find_world
 from jepaplan.evaluation.tasks import PACKAGED, instances_text, load_instances, make_packaged
 from jepaplan.types import InputError
+
+TILE_ROOMS = ("OpenRoom", "DeadEnd", "OneWayDoor", "Pits", "BreakingKeys", "Detour")
 
 
 @pytest.fixture
@@ -27,9 +30,18 @@ def test_packaged_files_are_what_their_seeds_make(name):
 
 
 @pytest.mark.parametrize("name", PACKAGED)
-def test_goals_lie_in_the_other_room_and_can_be_reached(name):
+def test_packaged_goals_can_be_reached_and_are_not_reached_yet(name):
     instances = load_instances(name)
-    assert len(instances) == PACKAGED[name].count
+    recipe, world = PACKAGED[name], find_world(instances.world)
+    assert name == f"{recipe.world}-{recipe.split}" == f"{instances.world}-{instances.split}"
+    assert len(instances) == recipe.count
+    assert world.cost_to_go(instances.starts, instances.goals).isfinite().all()
+    assert not world.reached(instances.starts, instances.goals).any()
+
+
+@pytest.mark.parametrize("name", [name for name in PACKAGED if name.startswith("Wall")])
+def test_goals_lie_in_the_other_room_and_can_be_reached_in_time(name):
+    instances = load_instances(name)
     start_side = instances.starts[:, 0] < instances.starts[:, 2]
     goal_side = instances.goals[:, 0] < instances.goals[:, 2]
     assert (start_side != goal_side).all()
@@ -37,14 +49,46 @@ def test_goals_lie_in_the_other_room_and_can_be_reached(name):
     assert abs(float(start_side.float().mean()) - 0.5) < 0.25
     world = find_world(instances.world)
     lengths = world.cost_to_go(instances.starts, instances.goals)
-    assert lengths.isfinite().all()
     # a perfect walker with the recorded mean step gets there in time
     assert (lengths / world.config.step_mean < world.config.episode_steps).all()
 
 
+@pytest.mark.parametrize("name, cells", [("Maze", range(3, 8)), ("MazeHard", range(5, 8))])
+@pytest.mark.parametrize("split", ["final", "tuning"])
+def test_mazes_of_instances_are_the_held_out_ones_and_goals_some_cells_away(name, cells, split):
+    """arXiv:2601.00844: 80 instances in mazes that nobody recorded in, three cells apart or more."""
+    instances = load_instances(f"{name}-{split}")
+    layouts = instances.starts[:, 4].long()
+    assert torch.equal(instances.goals[:, 4].long(), layouts)
+    used, times = layouts.unique(return_counts=True)
+    assert set(used.tolist()) <= set(maze_sets().held_out)
+    # Where cells so far apart exist in every maze, each is met twice.
+    assert int(times.max()) - int(times.min()) <= 1
+    assert name == "MazeHard" or times.tolist() == [2] * 40
+    for start, goal, layout in zip(instances.starts, instances.goals, layouts.tolist(), strict=True):
+        assert int(cell_distances(layout)[cell_of(start), cell_of(goal)]) in cells
+        assert not start[2:4].any()
+
+
+def cell_of(state):
+    """Number of the cell, 4 * row + column, from metres right of and above the grid's middle."""
+    return 4 * int((2 - state[1]).floor()) + int((state[0] + 2).floor())
+
+
+@pytest.mark.parametrize("room", TILE_ROOMS)
+def test_tile_rooms_are_met_with_their_map_and_its_mirror_image(room):
+    instances = load_instances(f"{room}-final")
+    world = find_world(room)
+    numbers, times = world.split(instances.starts)[2].unique(return_counts=True)
+    assert numbers.tolist() == list(range(world.layouts("cpu").count))
+    assert int(times.min()) > 100 // (2 * len(numbers))
+
+
 def test_splits_share_no_instance():
-    seen = [tuple(row) for name in PACKAGED for row in load_instances(name).starts.tolist()]
+    seen = [(PACKAGED[name].world, *row) for name in PACKAGED for row in load_instances(name).starts.tolist()]
     assert len(set(seen)) == len(seen)
+    seeds = [recipe.seed for recipe in PACKAGED.values()]
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_a_file_survives_a_round_trip(tmp_path):

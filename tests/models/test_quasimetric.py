@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepaplan.models.interval_unions import pairwise_union_lengths
-from jepaplan.models.quasimetric import IQE, Euclidean, LatentMeanSquare, iqe_components
+from jepaplan.models.quasimetric import IQE, Euclidean, iqe_components
 from jepaplan.models.sorting_network import sort_rows, unsort_rows
 from jepaplan.types import InputError
 
@@ -124,7 +124,7 @@ def test_all_pairs_survive_being_cut_into_blocks(monkeypatch):
 
 def test_gradients_are_finite_where_points_coincide_and_where_intervals_touch():
     ties = torch.tensor([[0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]]).requires_grad_()
-    for d in (IQE(width=8, components=2), Euclidean(), Euclidean(squared=True), LatentMeanSquare()):
+    for d in (IQE(width=8, components=2), Euclidean(), Euclidean(squared=True)):
         (gradient,) = torch.autograd.grad(d(ties, ties.detach()).sum(), ties)
         assert torch.isfinite(gradient).all()
     for d in (IQE(width=8, components=2), Euclidean()):
@@ -153,7 +153,6 @@ def test_euclid_by_hand():
     source, goal = torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, 6.0]])
     assert Euclidean()(source, goal).item() == pytest.approx(5)
     assert Euclidean(squared=True)(source, goal).item() == pytest.approx(25)
-    assert LatentMeanSquare()(source, goal).item() == pytest.approx(12.5)
 
 
 @given(st.integers(0, 5), st.integers(1, 40), st.integers(0, 999))

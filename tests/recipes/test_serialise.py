@@ -7,8 +7,8 @@ import pytest
 
 from jepaplan.planners.cem import CEM
 from jepaplan.planners.proposals import BoxBound
+from jepaplan.recipes.catalogue import RECIPES, find_recipe
 from jepaplan.recipes.serialise import experiment_from_json, experiment_to_json
-from jepaplan.recipes.wall import RECIPES, find_recipe
 from jepaplan.types import InputError
 
 KIND = "kind of record"

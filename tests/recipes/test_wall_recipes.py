@@ -42,12 +42,3 @@ def test_the_demo_holds_still_what_it_calls_the_scene():
 def test_unknown_recipes_suggest_the_nearest(asked, meant):
     with pytest.raises(InputError, match=f"there is no recipe '{asked}'. Did you mean .*{meant}"):
         find_recipe(asked)
-
-
-def test_the_old_place_still_answers():
-    from jepaplan.recipes import wall
-
-    assert wall.find_recipe("wall_big_demo") == find_recipe("wall_big_demo")
-    assert wall.RECIPES is RECIPES
-    with pytest.raises(AttributeError, match="no attribute 'recipe'"):
-        wall.recipe  # noqa: B018

@@ -9,17 +9,35 @@ from importlib import resources
 
 import tyro
 
+from jepaplan.planners.collocation import Collocation
+from jepaplan.planners.descent import Adam, Optimiser
+from jepaplan.planners.gradient import GradientDescent
+from jepaplan.planners.hybrid import GradientCEM
+from jepaplan.planners.mppi import MPPI
+from jepaplan.planners.noise import ColouredNoise
+from jepaplan.planners.tree import TreeSearch
 from jepaplan.recipes.catalogue import find_recipe
-from jepaplan.recipes.experiment import Experiment, PredictionStage, StageConfig
+from jepaplan.recipes.experiment import (
+    Experiment,
+    JointStage,
+    PlannerConfig,
+    PredictionStage,
+    StageConfig,
+    ValueStage,
+)
+from jepaplan.recipes.value_stages import ValueHeadStage
 
 # Worlds, their recordings and tasks; those that are not here are our own.
 _ROOMS = ("destrade2026value", "sobal2025learning")
+_MAZES = (*_ROOMS, "fu2020d4rl")
 WORLDS: Mapping[str, tuple[str, ...]] = {
-    name: _ROOMS for name in ("WallSmall", "WallBig", "WallSmallFixed", "WallBigFixed", "Maze", "MazeHard")
+    **dict.fromkeys(("WallSmall", "WallBig", "WallSmallFixed", "WallBigFixed"), _ROOMS),
+    **dict.fromkeys(("Maze", "MazeHard"), _MAZES),
 }
 
 # What a part of a recipe takes from where; the sources are those that the modules themselves name.
 SOURCES: Mapping[str, tuple[str, ...]] = {
+    # encoders and distances
     "KeypointConfig": ("finn2016deep",),
     "CompactConfig": (),
     "ImpalaConfig": ("espeholt2018impala",),
@@ -27,14 +45,49 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "iqe": ("wang2022improved",),
     "euclidean_head": ("destrade2026value",),
     "quasimetric_head": ("wang2022improved", "wang2023optimal"),
-    "PredictionStage": ("bardes2022vicreg", "sobal2025learning"),
-    "ValueStage": ("kostrikov2022offline", "destrade2026value"),
-    "JointStage": ("bardes2022vicreg", "kostrikov2022offline", "destrade2026value"),
+    # stages
+    "PredictionStage": ("sobal2025learning",),
+    "ValueStage": ("destrade2026value",),
+    "JointStage": ("destrade2026value",),
     "PredictorStage": ("destrade2026value",),
     "ImaginedValueStage": ("eysenbach2019search", "gonzalez1985clustering"),
+    "ValueHeadStage": (),
+    # what stages that read frames weigh
+    "vcreg": ("bardes2022vicreg",),
+    "pldm": ("sobal2025learning",),
+    "value": ("kostrikov2022offline",),
+    "regressive": ("destrade2026value",),
+    "info_nce": ("oord2018representation",),
+    "margin": ("hadsell2006dimensionality",),
+    "target_decay": ("assran2023self", "bardes2024revisiting"),
     "scene_contrast": ("oord2018representation",),
+    # how value heads learn, from what, and how they are read
+    "td": ("sutton2018reinforcement",),
+    "td_lambda": ("sutton2018reinforcement", "hafner2020dream"),
+    "expectile": ("kostrikov2022offline",),
+    "action-free expectile": ("kostrikov2022offline", "park2023hiql"),
+    "monte_carlo": ("sutton2018reinforcement",),
+    "pairs": ("li2026beyond",),
+    "goals": ("andrychowicz2017hindsight", "park2023hiql", "park2025ogbench"),
+    "minimum_of_two": ("chen2021randomized",),
+    "read by minimum": ("fujimoto2018addressing",),
+    # planners
     "MPPI": ("williams2017information",),
+    "MPPI with elites": ("hansen2024tdmpc2",),
     "CEM": ("rubinstein1999cross", "deboer2005tutorial"),
+    "ICEM": ("pinneri2020sample", "timmer1995generating"),
+    "RandomShooting": ("howell2022predictive",),
+    "GradientDescent": ("zhou2024dino",),
+    "GradientCEM": ("bharadhwaj2020model", "rubinstein1999cross"),
+    "GRASP": ("psenka2026parallel",),
+    "collocation by multipliers": ("psenka2026parallel", "hestenes1969multiplier"),
+    "BeamSearch": ("lowerre1976harpy",),
+    "TreeSearch": ("hubert2021learning", "couetoux2011continuous", "schrittwieser2020mastering"),
+    "parallel leaves": ("chaslot2008parallel",),
+    "PUCT": ("schrittwieser2020mastering",),
+    "GumbelHalving": ("danihelka2022policy",),
+    "ColouredNoise": ("timmer1995generating", "pinneri2020sample"),
+    # optimisers of training and of planning
     "adam": ("kingma2015adam",),
     "adamw": ("loshchilov2019decoupled",),
 }
@@ -68,7 +121,7 @@ def keys_of(experiment: Experiment) -> list[str]:
     parts = [type(experiment.encoder).__name__, experiment.distance.kind]
     for stage in experiment.stages:
         parts += _parts_of(stage)
-    parts.append(type(experiment.planner).__name__)
+    parts += _parts_of_planner(experiment.planner)
     worlds = WORLDS.get(experiment.recording.world, ())
     return list(dict.fromkeys([*worlds, *(key for part in parts for key in SOURCES[part])]))
 
@@ -86,7 +139,71 @@ def entries() -> dict[str, str]:
 
 
 def _parts_of(stage: StageConfig) -> list[str]:
-    parts = [type(stage).__name__, stage.fit.optimiser]
-    if isinstance(stage, PredictionStage) and stage.scene_contrast > 0:
-        parts.append("scene_contrast")
+    parts = [type(stage).__name__]
+    match stage:
+        case PredictionStage():
+            parts += _parts_of_objective(stage)
+            parts += ["scene_contrast"] if stage.scene_contrast > 0 else []
+        case ValueStage() | JointStage():
+            parts += _parts_of_objective(stage)
+        case ValueHeadStage():
+            parts += _parts_of_value(stage)
+        case _:
+            pass
+    return [*parts, stage.fit.optimiser]
+
+
+def _parts_of_objective(stage: PredictionStage | ValueStage | JointStage) -> list[str]:
+    """What the weights of a stage that reads frames switch on."""
+    weights, regulariser = stage.weights, stage.regulariser
+    spread = (weights.variance, weights.covariance, weights.time_variance, weights.time_covariance)
+    used = {
+        "vcreg": max(spread) > 0,
+        "pldm": max(weights.time_variance, weights.time_similarity, weights.inverse_dynamics) > 0,
+        "value": weights.value > 0,
+        "regressive": weights.regressive > 0,
+        regulariser.contrast: weights.contrastive > 0,
+        "target_decay": weights.prediction > 0 and regulariser.target_decay is not None,
+    }
+    return [part for part, is_used in used.items() if is_used]
+
+
+def _parts_of_value(stage: ValueHeadStage) -> list[str]:
+    """How a value head learns and how planning reads it."""
+    by_state = stage.method == "expectile" and not stage.takes_actions
+    parts: list[str] = ["action-free expectile" if by_state else stage.method]
+    if stage.takes_goals and stage.method != "pairs":  # pairs are goals already
+        parts.append("goals")
+    bootstraps = stage.method in ("td", "td_lambda", "expectile")
+    if bootstraps and stage.bellman().bootstrap == "minimum_of_two":
+        parts.append("minimum_of_two")
+    if stage.reading.by == "minimum" and stage.trained_members > 1:
+        parts.append("read by minimum")
     return parts
+
+
+def _parts_of_planner(planner: PlannerConfig) -> list[str]:
+    """The planner and what its options add."""
+    parts = [type(planner).__name__]
+    match planner:
+        case MPPI(elites=elites, std_min=least):
+            parts += [] if elites is None and least is None else ["MPPI with elites"]
+        case Collocation():
+            parts = ["GRASP" if planner.stop_gradient else "collocation by multipliers"]
+            parts += _parts_of_optimiser(planner.optimiser) + _parts_of_optimiser(planner.latent_optimiser)
+        case GradientDescent() | GradientCEM():
+            parts += _parts_of_optimiser(planner.descent.optimiser)
+        case TreeSearch():
+            parts += ["parallel leaves"] if planner.leaves > 1 else []
+            parts.append(type(planner.rule).__name__)
+        case _:
+            pass
+    if isinstance(getattr(planner, "proposal", None), ColouredNoise):
+        parts.append("ColouredNoise")
+    return parts
+
+
+def _parts_of_optimiser(optimiser: Optimiser) -> list[str]:
+    if not isinstance(optimiser, Adam):
+        return []
+    return ["adam", "adamw"] if optimiser.weight_decay > 0 else ["adam"]

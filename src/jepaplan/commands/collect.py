@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,8 @@ def record(options: Options, board: ProgressBoard) -> None:
             raise InputError(f"--crossing-fraction does not belong to {world}: it is for the two rooms")
         record_world(options.out, world, RecordingConfig(world=world, **given), options.seed, progress)
         return
-    import jepaplan.envs.gym_adapters  # registers our own environments
-
-    assert jepaplan.envs.gym_adapters
+    for module in ("gym_adapters", "tile_gym", "maze_gym"):
+        import_module(f"jepaplan.envs.{module}")  # registers our own environments
     given = _given(options, GYMNASIUM_OPTIONS, WALK_OPTIONS)
     try:
         collect_gym(options.out, options.world, **given, seed=options.seed, progress=progress)

@@ -35,9 +35,16 @@ class ProgressBoard:
         now = time.monotonic()
         if done >= total or now - self._said.get(what, -self.every) >= self.every:
             self._said[what] = now
-            remaining = self.bars.tasks[self._tasks[what]].time_remaining
+            # Tasks are listed by age, not by number: bars may have been dropped in between.
+            remaining = next(task for task in self.bars.tasks if task.id == self._tasks[what]).time_remaining
             left = f", {remaining:.0f} s left" if remaining and done < total else ""
             NOTES.print(f"{what}: {done}/{total}{left} {note}".rstrip(), markup=False, highlight=False)
+
+    def drop(self, what: str) -> None:
+        """Take the bar of `what` away: where many follow one another, finished ones would fill the screen."""
+        self._said.pop(what, None)
+        if what in self._tasks:
+            self.bars.remove_task(self._tasks.pop(what))
 
     def warn(self, words: str) -> None:
         """Say something once, above the bars."""

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,21 +12,54 @@ import tyro
 from rich.markup import escape
 
 from jepaplan.commands.console import NOTES, RESULTS, ProgressBoard, progress_board, table
+from jepaplan.commands.train import choose_device
 from jepaplan.data.episodes import open_episodes
 from jepaplan.evaluation.episodes import Progress
 from jepaplan.evaluation.report import duration, write_report
 from jepaplan.evaluation.results import rows_text, write_page
 from jepaplan.evaluation.tasks import load_instances
+from jepaplan.planners.beam import BeamSearch
 from jepaplan.planners.cem import CEM
+from jepaplan.planners.collocation import Collocation
+from jepaplan.planners.gradient import GradientDescent
 from jepaplan.planners.hybrid import GradientCEM
 from jepaplan.planners.icem import ICEM
 from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.shooting import RandomShooting
+from jepaplan.planners.tree import TreeSearch
+from jepaplan.planners.tree_rules import GumbelHalving
+from jepaplan.recipes.experiment import PlannerConfig
 from jepaplan.recipes.run import LoadedRun, find_recording, load_run
 from jepaplan.recipes.story import Storyteller
 from jepaplan.recipes.study import Study, StudyOptions, save_study, study, with_planner
 from jepaplan.recipes.system import samples_of
 from jepaplan.types import InputError
+
+
+PlannerName = Literal[
+    "shooting",
+    "mppi",
+    "cem",
+    "icem",
+    "gradient",
+    "gradient-cem",
+    "collocation",
+    "beam",
+    "tree",
+    "gumbel-tree",
+]
+PLANNERS: Mapping[PlannerName, PlannerConfig] = {
+    "shooting": RandomShooting(),
+    "mppi": MPPI(),
+    "cem": CEM(),
+    "icem": ICEM(),
+    "gradient": GradientDescent(),
+    "gradient-cem": GradientCEM(),
+    "collocation": Collocation(),
+    "beam": BeamSearch(),
+    "tree": TreeSearch(),
+    "gumbel-tree": TreeSearch(rule=GumbelHalving()),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +72,16 @@ class Options:
     """A packaged set such as WallBig-tuning, or a file; without it, the recipe's."""
     episodes: int | None = None
     """How many instances, from the first; without it, all."""
-    planner: Literal["mppi", "cem"] | None = None
-    """Without it, the recipe's planner with the recipe's budget."""
+    planner: PlannerName | None = None
+    """Without it, the recipe's planner with the recipe's budget; another one begins with its own defaults
+    and the recipe's horizon, bounds and noise. docs/choosing_a_planner.md helps to choose."""
     samples: int | None = None
     """Action sequences per problem and iteration."""
     horizon: int | None = None
     """Model steps that a plan looks ahead."""
+    budget_ms: float | None = None
+    """Milliseconds for each search: instances are pursued one at a time, with as many samples and iterations
+    as fit. Encoding comes on top; outcomes depend on the machine. For mppi, cem, icem and shooting."""
     cost: Literal["sum", "terminal", "minimum", "discounted"] | None = None
     """How the distance along the imagined path becomes a cost."""
     precision: Literal["fp32", "bf16"] | None = None
@@ -57,6 +95,9 @@ class Options:
     processes: int | None = None
     """Share the instances among so many processes, in batches of ten and with one thread each: outcomes do
     not depend on how many. Without it, one large batch, whose sums may round differently."""
+    device: str = "auto"
+    """Where plans are searched for: cpu, cuda, cuda:1, or auto: an accelerator if there is one. Worlds and
+    references stay on the CPU; noise is the same everywhere, sums may round differently."""
     threads: int | None = None
     """Processor threads; without it, as many as the machine allows."""
     page: Path | None = None
@@ -70,7 +111,9 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, prog="jepaplan evaluate", description=__doc__, args=arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    device = choose_device(options.device)
     run = changed(load_run(options.run), options)
+    run.system.to(device)
     instances = load_instances(options.instances or run.experiment.instances)
     if options.episodes is not None:
         instances = instances.subset(options.episodes)
@@ -84,11 +127,13 @@ def main(arguments: list[str]) -> int:
                 keep_decisions=options.report,
                 seed=options.seed,
                 processes=options.processes,
+                milliseconds=options.budget_ms,
                 command=command,
                 on_progress=lambda name, progress: show(board, name, progress),
             ),
         )
         save_study(made, options.run, instances.name)
+        run.system.cpu()  # the report looks into worlds, which are there
         if options.report:
             tell(made, board)
     if options.page is not None:
@@ -108,14 +153,13 @@ def changed(run: LoadedRun, options: Options) -> LoadedRun:
     """The run with the search that was asked for."""
     planner = run.experiment.planner
     known = samples_of(planner)
-    if options.planner == "cem" and not isinstance(planner, CEM):
-        planner = CEM(std=planner.std, bounds=planner.bounds, horizon=planner.horizon)
-    elif options.planner == "mppi" and not isinstance(planner, MPPI):
-        planner = MPPI(std=planner.std, bounds=planner.bounds, horizon=planner.horizon)
+    if options.planner is not None and not same_kind(planner, PLANNERS[options.planner]):
+        own = PLANNERS[options.planner]
+        planner = replace(own, std=planner.std, bounds=planner.bounds, horizon=planner.horizon)
     if options.samples is not None and samples_of(planner) is None:
         raise InputError(
             f"{type(planner).__name__} does not sample sequences, so --samples does not belong to it; leave "
-            "it out, or choose --planner mppi or cem"
+            "it out, or choose --planner mppi, cem, icem, gradient-cem or shooting"
         )
     samples = known if known is not None else samples_of(planner)
     samples = samples if options.samples is None else options.samples
@@ -130,6 +174,13 @@ def changed(run: LoadedRun, options: Options) -> LoadedRun:
     if options.precision is not None:
         cost = replace(cost, precision=options.precision)
     return with_planner(run, planner=planner, cost=cost)
+
+
+def same_kind(planner: PlannerConfig, other: PlannerConfig) -> bool:
+    """The same class, and for tree search the same kind of rule."""
+    if isinstance(planner, TreeSearch) and isinstance(other, TreeSearch):
+        return type(planner.rule) is type(other.rule)
+    return type(planner) is type(other)
 
 
 def tell(made: Study, board: ProgressBoard, blamed: int = 6) -> None:

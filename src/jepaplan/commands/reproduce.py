@@ -1,28 +1,40 @@
-"""`jepaplan reproduce NAME`: train and evaluate what a page of docs/results still lacks, and write it."""
+"""`jepaplan reproduce NAME`: train and evaluate what a page of results still lacks, and write the page.
 
-import importlib
+Stop it whenever you like: the same command goes on. Any number of workers may share the folder.
+"""
+
+import difflib
+import math
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 import torch
 import tyro
 
 from jepaplan.commands.console import NOTES, RESULTS, progress_board
+from jepaplan.commands.submit import settings, submit
 from jepaplan.commands.train import choose_device
+from jepaplan.evaluation.results import ResultRow, rows_text
 from jepaplan.recipes.catalogue import REPRODUCTIONS
-from jepaplan.recipes.reproduction import Reproduction, WorkOptions, work
-from jepaplan.recipes.reproduction_page import write_reproduction_page
+from jepaplan.recipes.reproduction import Reproduction
+from jepaplan.recipes.reproduction_chart import draw_success
+from jepaplan.recipes.reproduction_page import cells, write_reproduction_page
+from jepaplan.recipes.reproduction_work import WorkOptions, left_open, work
 from jepaplan.types import InputError
 
+WORK_LEFT = 3  # exit code: nothing is wrong, the same command goes on
 _UNITS: Mapping[str, float] = {"s": 1.0, "m": 60.0, "h": 3600.0}
-_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+_SELF = [sys.executable, "-c", "import sys; from jepaplan.cli import main; sys.exit(main())", "reproduce"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,60 +42,97 @@ class Options:
     """What is reproduced, at which size, for how long, and by how many."""
 
     name: tyro.conf.Positional[str]
-    """Which page: see `jepaplan reproduce --list`."""
+    """Which page: `jepaplan reproduce --list` shows them."""
     scale: Literal["cpu", "full"] = "cpu"
     """cpu: the same science at a size that two cores finish in hours; full: the source's settings."""
     seeds: int = 3
-    """Training seeds, from 0."""
+    """Training seeds of each recipe, from its own on."""
     only: tuple[str, ...] = ()
-    """Only trainings, methods or tasks whose name holds one of these words."""
+    """Work only on trainings, methods or tasks whose name holds one of these words; the page shows all."""
     time_limit: str | None = None
-    """Stop after this long, such as 90s, 9m or 2h, with everything saved; the same command goes on."""
+    """Stop after this long, such as 90s, 9m or 2h. A training goes on from the update where it stopped, an
+    evaluation begins again."""
     folder: Path | None = None
     """Where runs lie; without it runs/reproduce/NAME-SCALE."""
     page: Path | None = None
-    """Write the page there (FILE.md, with FILE.json beside it); without it into the folder."""
+    """Write the page there (FILE.md; FILE.json and FILE.svg beside it); without it into the folder."""
     processes: int = 1
-    """Workers on this machine, sharing the folder."""
+    """Workers on this machine, sharing the folder. Those that torchrun starts anywhere share it as well."""
     launcher: Literal["local", "slurm"] = "local"
-    """slurm: submit `--processes` workers to a cluster through submitit instead of starting them here."""
+    """slurm: submit the workers to a cluster through submitit instead of starting them here."""
     slurm: tuple[str, ...] = ()
     """Settings for submitit, such as slurm_partition=gpu gpus_per_node=1 timeout_min=600."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, or auto: an accelerator if there is one."""
+    """cpu, cuda, cuda:1, or auto: an accelerator if there is one. With several, workers take turns."""
     threads: int | None = None
-    """Processor threads of each worker; without it, as many as the machine allows."""
+    """Processor threads of each worker; without it, its share of the machine. The results of a CPU run depend
+    on it in the last digits."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the page's rows as JSON on standard output, and nothing else there."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "processes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} must be at least 1; got {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"--threads must be at least 1; got {self.threads}")
+        if self.page is not None and self.page.suffix != ".md":
+            raise InputError(f"--page names a file of markdown, such as {self.page.with_suffix('.md')}")
+        if self.json and self.launcher == "slurm":
+            raise InputError(
+                "--json shows results, and jobs have none yet: leave it out with --launcher slurm"
+            )
+        seconds(self.time_limit)
+        settings(self.slurm)
+
+    @property
+    def place(self) -> Path:
+        """Where runs lie."""
+        return self.folder or Path("runs/reproduce") / f"{self.name}-{self.scale}"
+
+    @property
+    def makes(self) -> str:
+        """The command that makes these numbers anywhere: how long and by how many does not matter."""
+        words = ["jepaplan", "reproduce", self.name, "--scale", self.scale, "--seeds", str(self.seeds)]
+        return shlex.join(words)
 
 
 def main(arguments: list[str]) -> int:
     """Work until nothing is left or time is up; exit code 0 if all is done, 3 if work is left."""
-    if not arguments or arguments[0] == "--list":
+    if not arguments or "--list" in arguments:
         lines = [f"  {name:12s}{make('cpu').title}" for name, make in REPRODUCTIONS.items()]
         RESULTS.print("Reproductions:", *lines, sep="\n", markup=False, highlight=False)
         return 0
     options = tyro.cli(Options, prog="jepaplan reproduce", description=__doc__, args=arguments)
-    reproduction = find_reproduction(options.name, options.scale).only(options.only)
-    folder = options.folder or Path("runs/reproduce") / f"{options.name}-{options.scale}"
-    command = shlex.join(["jepaplan", "reproduce", *arguments])
+    reproduction = find_reproduction(options.name, options.scale)
+    wanted = reproduction.only(options.only)
     if options.launcher == "slurm":
-        return _submit(options, arguments, folder)
-    if options.processes > 1:
-        left = _share_out(options, arguments)
+        worker = [*_SELF, *arguments, "--processes", "1", "--launcher", "local"]
+        numbers = submit(worker, options.processes, options.place / "jobs", settings(options.slurm))
+        RESULTS.print(
+            f"submitted {len(numbers)} workers: {', '.join(numbers)}; logs in {options.place / 'jobs'}. The "
+            "first writes the page when all is done; `jepaplan reproduce` here writes it, too",
+            markup=False,
+            highlight=False,
+        )
+        return 0
+    sound = _share_out(options, arguments) if options.processes > 1 else _work_here(wanted, options)
+    if os.environ.get("RANK", "0") != "0":
+        left = len(left_open(wanted, options.place, options.seeds))
     else:
-        left = _work_here(reproduction, folder, options, command)
-    if os.environ.get("RANK", "0") == "0":
-        page = options.page or folder / f"{options.name}.md"
-        write_reproduction_page(reproduction, folder, options.seeds, page)
-        RESULTS.print(f"page: {page}", markup=False, highlight=False)
-    if left:
-        NOTES.print(f"{left} pieces of work are left; the same command goes on", highlight=False)
-    return 3 if left else 0
+        left = _tell(reproduction, wanted, options)
+    if not sound:
+        return 1
+    # torchrun and job schedulers would take any other code for a failure, and end the other workers.
+    return WORK_LEFT if left and "WORLD_SIZE" not in os.environ else 0
 
 
 def find_reproduction(name: str, scale: Literal["cpu", "full"]) -> Reproduction:
-    """The reproduction of that name."""
+    """The reproduction of that name; an unknown name is refused with the nearest one."""
     if name not in REPRODUCTIONS:
-        raise InputError(f"there is no reproduction {name!r}; known: {', '.join(REPRODUCTIONS)}")
+        near = difflib.get_close_matches(name, REPRODUCTIONS, n=1, cutoff=0.4)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise InputError(f"there is no reproduction {name!r}.{meant} Known: {', '.join(REPRODUCTIONS)}")
     return REPRODUCTIONS[name](scale)
 
 
@@ -91,91 +140,94 @@ def seconds(limit: str | None) -> float | None:
     """`9m` and its like in seconds."""
     if limit is None:
         return None
-    number, unit = limit[:-1], limit[-1:]
     try:
-        return float(number) * _UNITS[unit]
+        found = float(limit[:-1]) * _UNITS[limit[-1:]]
     except (ValueError, KeyError):
+        found = math.nan
+    if not 0 < found < math.inf:
         raise InputError(
             f"--time-limit {limit!r} is no time; write a number and a unit, such as 90s, 9m or 2h"
-        ) from None
+        )
+    return found
 
 
-def _work_here(reproduction: Reproduction, folder: Path, options: Options, command: str) -> int:
+def _work_here(wanted: Reproduction, options: Options) -> bool:
+    """Work in this process; whether all trainings were sound."""
     began, limit = time.monotonic(), seconds(options.time_limit)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device == "cuda":
-        device = f"cuda:{rank % torch.cuda.device_count()}"
-    # Under torchrun every process is a worker of its own: none must wait for the others in a gradient.
-    kept = {name: os.environ.pop(name) for name in _TORCHRUN if name in os.environ}
-    try:
-        with progress_board() as board:
-            return work(
-                reproduction,
-                folder,
-                WorkOptions(
-                    seeds=options.seeds,
-                    device=device,
-                    deadline=None if limit is None else began + limit,
-                    command=command,
-                    report=board.report,
-                ),
-            )
-    finally:
-        os.environ.update(kept)
-
-
-def _share_out(options: Options, arguments: list[str]) -> int:
-    """Start workers with the same options and wait for them; how many were left with work to do."""
-    single = [*arguments, "--processes", "1"]
-    workers = [
-        subprocess.Popen(
-            [*_SELF, *single], env={**os.environ, "RANK": str(number + 1), "LOCAL_RANK": str(number)}
+        device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    with progress_board() as board:
+        result = work(
+            wanted,
+            options.place,
+            WorkOptions(
+                seeds=options.seeds,
+                device=device,
+                deadline=None if limit is None else began + limit,
+                command=options.makes,
+                board=board,
+            ),
         )
-        for number in range(options.processes)
-    ]
-    codes = [worker.wait() for worker in workers]
-    broken = [code for code in codes if code not in (0, 3)]
+    return not result.diverged
+
+
+def _tell(reproduction: Reproduction, wanted: Reproduction, options: Options) -> int:
+    """Write the page and say where it is; how many of the wanted pieces are left."""
+    page = options.page or options.place / f"{options.name}.md"
+    known = cells(reproduction, options.place, options.seeds)
+    picture = page.with_suffix(".svg")
+    drawn = draw_success(known, picture)
+    rows: list[ResultRow] = write_reproduction_page(reproduction, known, page, picture if drawn else None)
+    if options.json:
+        sys.stdout.write(rows_text(rows))
+    else:
+        RESULTS.print(f"page: {page}", markup=False, highlight=False)
+    left = len(left_open(wanted, options.place, options.seeds))
+    if left:
+        NOTES.print(f"{left} pieces of work are left; the same command goes on", highlight=False)
+    return left
+
+
+def _share_out(options: Options, arguments: list[str]) -> bool:
+    """Start workers with the same options and wait for them; whether all of them were sound."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = options.threads or max(1, cores // options.processes)
+    command = [*_SELF, *arguments, "--processes", "1", "--threads", str(threads)]
+    workers: list[subprocess.Popen[bytes]] = []
+    with _stopping_together(workers):
+        for number in range(options.processes):
+            # No worker is of rank 0, so none writes the page; several moving bars would garble the terminal.
+            own = {"RANK": str(number + 1), "LOCAL_RANK": str(number), "TTY_COMPATIBLE": "0"}
+            workers.append(subprocess.Popen(command, env={**os.environ, **own}))
+        codes = [worker.wait() for worker in workers]
+    broken = [code for code in codes if code not in (0, WORK_LEFT)]
     if broken:
-        raise InputError(
+        NOTES.print(
             f"{len(broken)} of {len(workers)} workers failed (exit code {broken[0]}); their messages are "
-            "above. What the others finished is kept"
+            "above. What was finished is kept",
+            highlight=False,
         )
-    return sum(code == 3 for code in codes)
+    return not broken
 
 
-_SELF = [sys.executable, "-c", "import sys; from jepaplan.cli import main; sys.exit(main())", "reproduce"]
+@contextmanager
+def _stopping_together(workers: list[subprocess.Popen[bytes]]) -> Generator[None]:
+    """Who stops us stops the workers: each saves what it has, and we wait for that."""
+    asked: list[int] = []
 
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+        for worker in workers:
+            worker.terminate()
 
-def _submit(options: Options, arguments: list[str], folder: Path) -> int:
-    """Workers as jobs of a cluster."""
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        submitit = importlib.import_module("submitit")
-    except ImportError as error:
-        raise InputError("--launcher slurm needs submitit: pip install 'jepaplan[slurm]'") from error
-    cluster = os.environ.get("JEPAPLAN_SUBMITIT_CLUSTER")  # "local" runs the same jobs on this machine
-    executor = submitit.AutoExecutor(folder=str(folder / "jobs"), cluster=cluster)
-    executor.update_parameters(**_settings(options.slurm))
-    single = [*arguments, "--processes", "1", "--launcher", "local"]
-    jobs = [
-        executor.submit(submitit.helpers.CommandFunction([*_SELF, *single])) for _ in range(options.processes)
-    ]
-    numbers = ", ".join(str(job.job_id) for job in jobs)
-    RESULTS.print(
-        f"submitted {len(jobs)} workers: {numbers}; logs in {folder / 'jobs'}",
-        markup=False,
-        highlight=False,
-    )
-    return 0
-
-
-def _settings(pairs: tuple[str, ...]) -> dict[str, int | str]:
-    settings: dict[str, int | str] = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not sign:
-            raise InputError(f"--slurm {pair!r} is no setting; write name=value, such as timeout_min=600")
-        settings[name] = int(value) if value.isdigit() else value
-    return settings
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        raise KeyboardInterrupt

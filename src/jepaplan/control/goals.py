@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from jepaplan.control.devices import at_home, home_of, seen_at_home
 from jepaplan.interfaces import Distance, WorldModel
 from jepaplan.types import InputError, Observation
 
@@ -105,8 +106,8 @@ class GivenGoal:
         return len(self.rows)
 
     def encode(self, world_model: WorldModel) -> "GivenGoal":
-        """Itself."""
-        return self
+        """Itself, where the world model computes."""
+        return GivenGoal(at_home(self.rows, world_model))
 
     @property
     def device(self) -> torch.device:
@@ -149,7 +150,7 @@ class PictureGoal:
 
     def encode(self, world_model: WorldModel) -> GivenGoal:
         """The latent of what is to be seen."""
-        seen = Observation.of(self.observation)
+        seen = seen_at_home(Observation.of(self.observation), world_model)
         return GivenGoal(world_model.encode(seen.frames, seen.proprioception))
 
 
@@ -158,15 +159,15 @@ class ValueAlone:
     """No goal: the cost is a value that has its task built in. `bind` gets the latents in place of goals."""
 
     problems: int
-    on: torch.device | str = "cpu"  # where the world model computes
+    on: torch.device | str = "cpu"  # where a world model without parameters computes
 
     def __len__(self) -> int:
         """B."""
         return self.problems
 
     def encode(self, world_model: WorldModel) -> "ValueAlone":
-        """Itself."""
-        return self
+        """Itself, where the world model computes."""
+        return replace(self, on=home_of(world_model) or self.on)
 
     @property
     def device(self) -> torch.device:

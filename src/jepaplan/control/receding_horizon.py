@@ -8,7 +8,8 @@
 
 Problems are independent. Each has its own random generator, split off at `reset`, so what a problem does is
 the same whether it is controlled alone or among others, and whoever else has finished. (Matrix products may
-still round differently for different batch sizes.)
+still round differently for different batch sizes.) Plans are searched for where the world model's parameters
+are, and generators stay where they were made: one on the CPU deals the same noise to every device.
 """
 
 import time
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from jepaplan.control.devices import seen_at_home
 from jepaplan.control.goals import Goal, PursuedGoal, Standing, as_goal
 from jepaplan.control.record import Decision, shortlist
 from jepaplan.interfaces import CostTerms, Planner, SequenceCost, WorldModel
@@ -125,14 +127,16 @@ class RecedingHorizon:
         now = pursuit.executed.clamp(max=pursuit.plans.shape[1] - 1)
         actions = pursuit.plans[torch.arange(len(now), device=now.device), now]
         pursuit.executed += active
-        return self.world_model.action_units.inverse(actions).where(active[:, None], 0.0)
+        taken = self.world_model.action_units.inverse(actions).where(active[:, None], 0.0)
+        return taken.to(seen.frames.device)  # the world's, not the world model's
 
     def _replan(self, pursuit: Pursuit, seen: Observation, due: Int[Tensor, " n"]) -> None:
         began = time.perf_counter()
         start = self._start(pursuit, due)
         rows = due.to(seen.frames.device)
         felt = None if seen.proprioception is None else seen.proprioception[rows]
-        latent = self.world_model.encode(seen.frames[rows], felt)
+        seen = seen_at_home(Observation(seen.frames[rows], felt), self.world_model)
+        latent = self.world_model.encode(seen.frames, seen.proprioception)
         goal, standing = pursuit.goal.current(latent, pursuit.standing.of(due), pursuit.step)
         pursuit.standing = pursuit.standing.updated(standing)
         cost = self.cost.bind(self.world_model, latent, goal)

@@ -1,7 +1,7 @@
-"""The border of units: pixels and environment actions become numbers around zero here, and only here.
+"""The border of units: pixels, what is felt and actions become numbers around zero here, and only here.
 
-Statistics are buffers, so they travel with the weights. Z-scores per action axis and per image channel follow
-PLDM (arXiv:2502.14819).
+Statistics are buffers, so they travel with the weights. Z-scores per action axis, per image channel and per
+number of proprioception follow PLDM (arXiv:2502.14819).
 """
 
 import torch
@@ -25,11 +25,7 @@ class ActionNormaliser(nn.Module):
     @classmethod
     def fit(cls, actions: Float[Tensor, "K A"]) -> "ActionNormaliser":
         """Statistics of recorded actions. An axis that never moves keeps its scale."""
-        _refuse_not_finite(actions)
-        if len(actions) < 2:
-            raise InputError(f"the scale of actions needs two recorded actions or more; got {len(actions)}")
-        std, mean = torch.std_mean(actions.double(), dim=0)
-        return cls(mean.float(), torch.where(std > 0, std, 1.0).float())
+        return cls(*_mean_and_std(actions, "action components"))
 
     @classmethod
     def identity(cls, action_dim: int) -> "ActionNormaliser":
@@ -59,7 +55,39 @@ class ActionNormaliser(nn.Module):
                 f"components, which must be the last axis. Several environment actions in one model step? "
                 f"Normalise them first, then pack them."
             )
-        _refuse_not_finite(actions)
+        _refuse_not_finite(actions, "action components")
+
+
+class ProprioceptionNormaliser(nn.Module):
+    """What the body feels to z-scores, number by number."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Float[Tensor, " P"], std: Float[Tensor, " P"]) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("std", std.clone())
+
+    @classmethod
+    def fit(cls, felt: Float[Tensor, "F P"]) -> "ProprioceptionNormaliser":
+        """Statistics of all recorded frames. A number that never changes keeps its scale."""
+        return cls(*_mean_and_std(felt, "proprioceptive numbers"))
+
+    @classmethod
+    def identity(cls, width: int) -> "ProprioceptionNormaliser":
+        """Leaves what is felt as it is; also the empty form into which stored statistics are loaded."""
+        return cls(torch.zeros(width), torch.ones(width))
+
+    def forward(self, felt: Float[Tensor, "*felt"]) -> Float[Tensor, "*felt"]:
+        """The world's units to normalised units; the last axis counts the numbers."""
+        if felt.ndim == 0 or felt.shape[-1] != len(self.mean):
+            raise InputError(
+                f"proprioception has shape {tuple(felt.shape)}; this normaliser was fitted to "
+                f"{len(self.mean)} numbers per frame, which must be the last axis"
+            )
+        _refuse_not_finite(felt, "proprioceptive numbers")
+        return (felt - self.mean) / self.std
 
 
 class PixelNormaliser(nn.Module):
@@ -127,10 +155,19 @@ class PixelNormaliser(nn.Module):
             )
 
 
-def _refuse_not_finite(actions: Tensor) -> None:
-    if not bool(torch.isfinite(actions).all()):
-        bad = int((~torch.isfinite(actions)).sum())
+def _mean_and_std(recorded: Float[Tensor, "K W"], what: str) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each column; 1 in place of a deviation of nothing."""
+    _refuse_not_finite(recorded, what)
+    if len(recorded) < 2:
+        raise InputError(f"the scale of {what} needs two recorded ones or more; got {len(recorded)}")
+    std, mean = torch.std_mean(recorded.double(), dim=0)
+    return mean.float(), torch.where(std > 0, std, 1.0).float()
+
+
+def _refuse_not_finite(numbers: Tensor, what: str) -> None:
+    if not bool(torch.isfinite(numbers).all()):
+        bad = int((~torch.isfinite(numbers)).sum())
         raise InputError(
-            f"{bad} of {actions.numel()} action components are not finite (NaN or infinite); "
+            f"{bad} of {numbers.numel()} {what} are not finite (NaN or infinite); "
             f"repair or leave out those steps"
         )

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from jepaplan.data.step_laws import heading_turns, truncated_normal
 from jepaplan.data.walks import Walks
-from jepaplan.data.wall_walks import heading_turns, truncated_normal
 from jepaplan.envs.tile_rooms import TileWorld
 from jepaplan.types import InputError
 

@@ -5,8 +5,7 @@ trajectories of 64 states, a new random layout for each, half of them through th
 walked, and kept or rejected by whether they truly changed room.
 
     paper                  here
-    von Mises, kappa       heading_turns      turn from one step to the next
-    clipped normal norm    step_lengths       truncated, as the code does, not clipped
+    turns and norms        data.step_laws     of single steps
     cross the door         changes_room       x left of the wall at one time and right of it at another
 """
 
@@ -20,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from jepaplan.data.collect import Progress, collect_world
+from jepaplan.data.step_laws import heading_turns, truncated_normal
 from jepaplan.data.walks import Walks
 from jepaplan.envs.wall import INSET, WallConfig, WallLayouts, WallWorld
 from jepaplan.types import InputError
@@ -97,32 +97,6 @@ def _keep(world: WallWorld, count: int, steps: int, crossing: bool, generator: t
         f"{len(missing)} of {count} walks of {steps} steps still do not {'change' if crossing else 'keep'} "
         f"room after {ATTEMPTS} draws; use more states, longer steps or another crossing_fraction"
     )
-
-
-def heading_turns(
-    shape: tuple[int, ...], concentration: float, generator: torch.Generator
-) -> Float[Tensor, "*shape"]:
-    """Von Mises angles around 0, by inverting a finely tabulated distribution function."""
-    angle = torch.linspace(-math.pi, math.pi, 8193, dtype=torch.float64)
-    density = torch.exp(concentration * (angle.cos() - 1))
-    cumulative = torch.cumulative_trapezoid(density, angle)
-    cumulative = torch.cat([torch.zeros(1, dtype=torch.float64), cumulative / cumulative[-1]])
-    draw = torch.rand(shape, generator=generator, dtype=torch.float64)
-    right = torch.searchsorted(cumulative, draw.flatten()).clamp(1, len(angle) - 1).view(shape)
-    low, high = cumulative[right - 1], cumulative[right]
-    part = (draw - low) / (high - low).clamp(min=1e-300)
-    return (angle[right - 1] + part * (angle[right] - angle[right - 1])).float()
-
-
-def truncated_normal(
-    shape: tuple[int, ...], law: tuple[float, float, float, float], generator: torch.Generator
-) -> Float[Tensor, "*shape"]:
-    """Normal numbers of `law` = (mean, std, lowest, highest), by inverting the distribution function."""
-    mean, std, lowest, highest = law
-    bounds = torch.tensor([(lowest - mean) / std, (highest - mean) / std], dtype=torch.float64)
-    low, high = torch.special.ndtr(bounds)
-    draw = torch.rand(shape, generator=generator, dtype=torch.float64)
-    return (mean + std * torch.special.ndtri(low + (high - low) * draw)).clamp(lowest, highest).float()
 
 
 def walk_actions(

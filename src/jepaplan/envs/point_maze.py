@@ -101,6 +101,7 @@ class MazeWorld:
     image = (3, SIZE, SIZE)
     action_dim = 2
     state_width = 5
+    cost_unit = "metres"
 
     def __init__(self, config: MazeConfig = MAZE) -> None:
         self.config = config

@@ -97,6 +97,8 @@ def _build(maps: tuple[Map, ...], device: str) -> _Built:
 class TileWorld:
     """Physics, picture and task of one `TileConfig`; an `interfaces.World`. Holds no state."""
 
+    cost_unit = "pixels"
+
     def __init__(self, config: TileConfig) -> None:
         self.config, self.name, self.episode_steps = config, config.name, config.episode_steps
         self.image, self.action_dim = (3, SIZE, SIZE), 2

@@ -15,7 +15,10 @@ from jepaplan.envs.tile_rooms_layouts import ARROWS, FRAME, HIGH, LOW, SIZE, TIL
 from jepaplan.types import Patch
 
 PIT, RAMP_LOW, RAMP_STEP, BRIGHT, FADED = 160, 24, 28, 255, 64
-KINDS = {"o": "pit", "k": "key", "1": "door", "2": "door"} | dict.fromkeys(ARROWS, "one-way door")
+WAYS = {(1, 0): "right", (-1, 0): "left", (0, 1): "down", (0, -1): "up"}  # y grows downwards
+KINDS = {"o": "pit", "k": "key", "1": "door", "2": "door"} | {
+    tile: f"one-way door {WAYS[way]}" for tile, way in ARROWS.items()
+}
 
 
 def empty_pictures(layouts: TileLayouts) -> UInt8[Tensor, "L M 3 64 64"]:

@@ -3,6 +3,7 @@
 Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927: score interval.
 McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12,
 1947: only instances on which two methods disagree speak about their difference; here with the exact law.
+Fisher, "The Design of Experiments", 1935, section 21: the randomisation test of paired differences.
 Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 7, 1979: percentile intervals.
 
     paper     here
@@ -162,48 +163,71 @@ def over_seeds(
     rate = SuccessRate(int(outcomes.sum()), outcomes.numel())
     if bool((outcomes == outcomes[0, 0]).all()):
         return SuccessRate(rate.successes, rate.trials, wilson_interval(rate.successes // seeds, instances))
-    table = outcomes.double()
-    seed_draws = _resample(seeds, resamples, generator)
-    instance_draws = _resample(instances, resamples, generator)
-    means = torch.stack(
-        [table[rows][:, columns].mean() for rows, columns in zip(seed_draws, instance_draws, strict=True)]
-    )
-    return SuccessRate(rate.successes, rate.trials, _central(means))
+    return SuccessRate(rate.successes, rate.trials, seeds_interval(outcomes.double(), generator, resamples))
+
+
+def seeds_interval(
+    values: Float[Tensor, "seeds B"], generator: torch.Generator, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Percentile 95 % interval of the mean of `values`, resampling seeds and instances with replacement."""
+    # How often each seed and each instance was drawn weighs the values: no resample is ever laid out.
+    seeds, instances = (_times_drawn(count, resamples, generator) for count in values.shape)
+    return _central((seeds @ values * instances).sum(dim=1) / values.numel())
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeedsDifference:
-    """Mean difference in success of two methods over common seeds and instances, with its 95 % interval."""
+    """How much more often the first of two methods succeeds, over common seeds and instances."""
 
     mean: float
-    low: float
+    low: float  # 95 % interval of the mean
     high: float
+    p: float  # of the exact randomisation test, two-sided
+
+    @property
+    def verdict(self) -> str:
+        """What interval and test say together: with few instances, neither alone is to be believed."""
+        if self.p >= 0.05 or self.low <= 0 <= self.high:
+            return "open"
+        return "holds" if self.mean > 0 else "the opposite"
 
 
 def compare_over_seeds(
     first: Bool[Tensor, "seeds B"],
-    second: Bool[Tensor, "seeds B"],
+    second: Bool[Tensor, "seeds_other B_other"],
     generator: torch.Generator,
     resamples: int = RESAMPLES,
 ) -> SeedsDifference:
-    """How much more often the first method succeeds; row by row the same seed, column by column an instance.
+    """Compare two methods; row by row they have the seed in common, column by column the instance.
 
-    Seeds and instances are both resampled, as in `over_seeds`. With one seed only instances are, and the
-    interval says nothing about other seeds.
+    The interval is for new seeds and new instances, as in `over_seeds`. With one seed it says nothing about
+    others, and the test is McNemar's.
     """
     if first.shape != second.shape:
         raise InputError(
             f"a paired comparison needs the same seeds and instances: got outcomes of shape "
             f"{tuple(first.shape)} and {tuple(second.shape)} (seeds, instances)"
         )
-    gain = first.double() - second.double()
-    seed_draws = _resample(len(gain), resamples, generator)
-    instance_draws = _resample(gain.shape[1], resamples, generator)
-    means = torch.stack(
-        [gain[rows][:, columns].mean() for rows, columns in zip(seed_draws, instance_draws, strict=True)]
+    gain = first.long() - second.long()
+    low, high = seeds_interval(gain.double(), generator, resamples)
+    return SeedsDifference(
+        mean=float(gain.double().mean()), low=low, high=high, p=sign_flip_test(gain.sum(dim=0))
     )
-    low, high = _central(means)
-    return SeedsDifference(mean=float(gain.mean()), low=low, high=high)
+
+
+def sign_flip_test(gains: Int[Tensor, " B"]) -> float:
+    """Two-sided probability of a sum at least as far from zero, were each gain as likely with either sign.
+
+    Exact: the law of the sum is built gain by gain.
+    """
+    reach = int(gains.abs().sum())
+    law = torch.zeros(2 * reach + 1, dtype=torch.float64)  # of the sums -reach..reach
+    law[reach] = 1.0
+    for gain in gains[gains != 0].tolist():
+        # No sum so far is near enough to an end to be rolled around it.
+        law = (law.roll(gain) + law.roll(-gain)) / 2
+    sums = torch.arange(-reach, reach + 1)
+    return min(1.0, float(law[sums.abs() >= abs(int(gains.sum()))].sum()))
 
 
 def average_ranks(values: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
@@ -227,6 +251,12 @@ def _instances(count: int) -> str:
 
 def _resample(items: int, resamples: int, generator: torch.Generator) -> Int[Tensor, "resamples items"]:
     return torch.randint(items, (resamples, items), generator=generator)
+
+
+def _times_drawn(items: int, resamples: int, generator: torch.Generator) -> Float[Tensor, "resamples items"]:
+    draws = _resample(items, resamples, generator)
+    counts = torch.zeros(resamples, items, dtype=torch.float64)
+    return counts.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
 
 
 def _central(values: Float[Tensor, " resamples"]) -> tuple[float, float]:

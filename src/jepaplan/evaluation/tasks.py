@@ -44,14 +44,27 @@ class Recipe:
     count: int
 
 
+def _final_and_tuning(world: str, seed: int, count: int) -> tuple[Recipe, Recipe]:
+    return (
+        Recipe(world=world, split="final", seed=seed, count=count),
+        Recipe(world=world, split="tuning", seed=seed + 1, count=count),
+    )
+
+
 PACKAGED: Mapping[str, Recipe] = {
     f"{recipe.world}-{recipe.split}": recipe
     for recipe in (
-        Recipe(world="WallSmall", split="final", seed=1, count=200),
-        Recipe(world="WallSmall", split="tuning", seed=2, count=200),
-        Recipe(world="WallBig", split="final", seed=3, count=200),
-        Recipe(world="WallBig", split="tuning", seed=4, count=200),
+        *_final_and_tuning("WallSmall", seed=1, count=200),
+        *_final_and_tuning("WallBig", seed=3, count=200),
         Recipe(world="WallBig", split="demo", seed=5, count=100),
+        *_final_and_tuning("Maze", seed=6, count=80),
+        *_final_and_tuning("MazeHard", seed=8, count=80),
+        *_final_and_tuning("OpenRoom", seed=10, count=100),
+        *_final_and_tuning("DeadEnd", seed=12, count=100),
+        *_final_and_tuning("OneWayDoor", seed=14, count=100),
+        *_final_and_tuning("Pits", seed=16, count=100),
+        *_final_and_tuning("BreakingKeys", seed=18, count=100),
+        *_final_and_tuning("Detour", seed=20, count=100),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Distances between latents: the interval quasimetric embedding (IQE), Euclid, and the mean square.
+"""Distances between latents: the interval quasimetric embedding (IQE), and Euclid's.
 
 Wang and Isola, "Improved Representation of Asymmetrical Distances with Interval Quasimetric Embeddings",
 arXiv:2211.15120, equations 1-3. A latent is cut into components; component i of d(u, v) is the length of the
@@ -121,13 +121,3 @@ class Euclidean(nn.Module):
         # points coincide.
         distances = torch.cdist(sources, goals, compute_mode="donot_use_mm_for_euclid_dist")
         return distances.square() if self.squared else distances
-
-
-class LatentMeanSquare(nn.Module):
-    """Mean of squared differences, the planning cost of PLDM; it has no triangle inequality."""
-
-    def forward(
-        self, source: Float[Tensor, "*#batch D"], goal: Float[Tensor, "*#batch D"]
-    ) -> Float[Tensor, "*batch"]:
-        """Mean squared differences of broadcastable batches of latents."""
-        return (source - goal).square().mean(-1)

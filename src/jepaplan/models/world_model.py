@@ -4,34 +4,44 @@ The flat model of PLDM (arXiv:2502.14819) and arXiv:2601.00844: z_t = E(s_t), an
 P(z_t, a_t).
 
     paper    here
-    E        PixelEncoder                  normalises pixels, then runs the convolutional encoder
+    E        PixelEncoder                  normalises what is seen and felt, then runs the encoder
     P        LatentWorldModel.predictor    sees actions in normalised units
 
-Normalisation travels with the weights: both normalisers are submodules whose statistics are buffers.
+Normalisation travels with the weights: the normalisers are submodules whose statistics are buffers. Where
+nothing is felt there is no normaliser of it, and the weights have no tensors for one.
 """
 
 import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
-from jepaplan.data.normalise import ActionNormaliser, PixelNormaliser
+from jepaplan.data.normalise import ActionNormaliser, PixelNormaliser, ProprioceptionNormaliser
 from jepaplan.types import InputError
 
 
 class PixelEncoder(nn.Module):
-    """uint8 images to latents: the border of units, then the encoder. Proprioception comes normalised."""
+    """uint8 images, and what the body feels, to latents: the border of units, then the encoder."""
 
-    def __init__(self, encoder: nn.Module, pixels: PixelNormaliser) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        pixels: PixelNormaliser,
+        proprioception: ProprioceptionNormaliser | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.pixels = pixels
+        self.proprioception = proprioception
 
     def forward(
         self,
         observation: Shaped[Tensor, "B C height width"],
         proprioception: Float[Tensor, "B P"] | None = None,
     ) -> Float[Tensor, "B D"]:
-        """Latents of images."""
+        """Latents of images; what is felt comes in the world's units."""
+        # An encoder that feels nothing refuses what it is given, in its own words.
+        if proprioception is not None and self.proprioception is not None:
+            proprioception = self.proprioception(proprioception)
         return self.encoder(self.pixels(observation), proprioception)
 
     def encode_frames(
@@ -45,7 +55,7 @@ class PixelEncoder(nn.Module):
 
 
 class LatentWorldModel(nn.Module):
-    """Encoder, predictor and both borders of units; an `interfaces.WorldModel` of single steps."""
+    """Encoder, predictor and all borders of units; an `interfaces.WorldModel` of single steps."""
 
     stride = 1
 
@@ -55,9 +65,10 @@ class LatentWorldModel(nn.Module):
         predictor: nn.Module,
         pixels: PixelNormaliser,
         actions: ActionNormaliser,
+        proprioception: ProprioceptionNormaliser | None = None,
     ) -> None:
         super().__init__()
-        self.pixel_encoder = PixelEncoder(encoder, pixels)
+        self.pixel_encoder = PixelEncoder(encoder, pixels, proprioception)
         self.predictor = predictor
         self.actions = actions
         self.action_dim = len(actions.mean)

@@ -4,10 +4,12 @@ import difflib
 from collections.abc import Callable
 from typing import Literal
 
+from jepaplan.recipes.demo_study import demo
 from jepaplan.recipes.experiment import Experiment
 from jepaplan.recipes.maze import MAZE_RECIPES
 from jepaplan.recipes.planner_study import planners
 from jepaplan.recipes.reproduction import Reproduction
+from jepaplan.recipes.table2 import sweeps, table2
 from jepaplan.recipes.tile_rooms import TILE_RECIPES
 from jepaplan.recipes.wall import WALL_RECIPES, WALL_SWEEPS
 from jepaplan.types import InputError
@@ -18,7 +20,12 @@ RECIPES: dict[str, Callable[[], Experiment]] = {**WALL_RECIPES, **MAZE_RECIPES, 
 SWEEPS: dict[str, Callable[[], Experiment]] = {**WALL_SWEEPS}
 """Variations in one number, found by name but too many to list."""
 
-REPRODUCTIONS: dict[str, Callable[[Literal["cpu", "full"]], Reproduction]] = {"planners": planners}
+REPRODUCTIONS: dict[str, Callable[[Literal["cpu", "full"]], Reproduction]] = {
+    "demo": demo,
+    "planners": planners,
+    "sweeps": sweeps,
+    "table2": table2,
+}
 """What `jepaplan reproduce` makes, by name and scale."""
 
 

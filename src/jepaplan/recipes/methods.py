@@ -1,5 +1,6 @@
 """What is compared: a run's own methods and the references, as controllers with names for the tables."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -34,14 +35,17 @@ class EvaluationPlan:
     instances: Instances
     keep_decisions: bool  # of our methods, for pictures
     seed: int  # of the planners' noise
+    milliseconds: float | None = None  # for each search; None: it takes its time
 
 
-def methods_of(run: LoadedRun, world: World, with_references: bool) -> tuple[Method, ...]:
+def methods_of(
+    run: LoadedRun, world: World, with_references: bool, milliseconds: float | None = None
+) -> tuple[Method, ...]:
     """What is compared: ours first, then the baseline, then the references."""
     experiment, model = run.experiment, run.system.world_model
 
     def controller(world_model: WorldModel, distance: Distance) -> Controller:
-        return build_controller(experiment, world_model, distance, world.episode_steps)
+        return build_controller(experiment, world_model, distance, world.episode_steps, milliseconds)
 
     found: list[Method] = []
     if experiment.learns_value:
@@ -62,7 +66,9 @@ def methods_of(run: LoadedRun, world: World, with_references: bool) -> tuple[Met
         )
     )
     if with_references:
-        for reference in references(world, model.action_units, controller):
+        # Worlds are on the CPU, and so is all that knows their states.
+        units = copy.deepcopy(model.action_units).cpu()
+        for reference in references(world, units, controller):
             found.append(
                 Method(
                     name=reference.name,

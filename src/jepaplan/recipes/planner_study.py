@@ -85,8 +85,8 @@ def planners(scale: Literal["cpu", "full"]) -> Reproduction:
         name="planners",
         title="Every planner, every value",
         introduction=(
-            "Seven worlds by ten planners by three costs: `recipes/planner_study.py` says what each is. Rows "
-            f"are planner and cost, all with at most about {BUDGET:,} predictor calls per replan."
+            "Seven worlds by ten planners by three costs: `recipes/planner_study.py` says what each is. All "
+            f"planners may ask the predictor about {BUDGET:,} times per replan, at most."
         ),
         trainings=tuple(_training(experiment, scale) for experiment in experiments),
         claims=tuple(
@@ -106,7 +106,8 @@ def _training(experiment: Experiment, scale: Literal["cpu", "full"]) -> Training
     cells = tuple(
         Evaluation(
             name=f"{planner}, {cost}".replace(", ", "-").replace(" ", "_"),
-            method=f"{planner}, {cost}",
+            method=planner,
+            variant=cost,
             task=world,
             instances=f"{world}-final",
             experiment=replace(experiment, planner=search, cost=CostConfig(over=over), control=control),

@@ -1,17 +1,33 @@
 """The page of a reproduction: method by task, with the source's numbers beside ours, and its claims tested.
 
 Success is the mean over training seeds, with an interval over seeds and instances together; claims are
-tested on the same instances and seeds. A cell that was not measured says so: a page can always be written.
+tested on the same instances and seeds. Where methods have variants, as a planner has costs, each task has a
+table of its own with the variants side by side. A cell that was not measured says so: a page can always be
+written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
 from jepaplan.evaluation.results import ResultRow, write_rows
-from jepaplan.evaluation.statistics import SeedsDifference, compare_over_seeds, over_seeds
-from jepaplan.recipes.reproduction import Evaluation, Reproduction, Training, read_outcomes, stacked
+from jepaplan.evaluation.statistics import SeedsDifference, compare_over_seeds, over_seeds, seeds_interval
+from jepaplan.recipes.reproduction import (
+    Claim,
+    Evaluation,
+    Reproduction,
+    Training,
+    read_outcomes,
+    stacked,
+)
+from jepaplan.training.checkpoint import atomic_write
 from jepaplan.types import SeedTree
 
 NOT_YET = "not yet"
@@ -19,20 +35,20 @@ NOT_YET = "not yet"
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What is known of one method on one task."""
+    """What is known of one method, in one variant, on one task."""
 
     training: Training
     evaluation: Evaluation
     found: tuple[dict[str, Any], ...]  # by seed
 
-    @property
+    @cached_property
     def row(self) -> ResultRow:
         """For machines."""
         first, last = self.found[0], self.found[-1]
         count = len(self.found)
         return ResultRow(
             task=self.evaluation.task,
-            method=self.evaluation.method,
+            method=self.evaluation.label,
             instance_file=self.evaluation.instances,
             split=first["split"],
             success=over_seeds(stacked(self.found), SeedTree(0).torch("seeds")),
@@ -44,122 +60,231 @@ class Cell:
             command=last["command"],
         )
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Training seeds, and instances that each met."""
+        return len(self.found), len(self.found[0]["success"]) if self.found else 0
+
+
+Known = Mapping[tuple[str, str], Cell]  # by label and task
+
 
 def cells(reproduction: Reproduction, folder: Path, seeds: int) -> dict[tuple[str, str], Cell]:
-    """All cells by method and task, in the order of the trainings; those without any outcome are empty."""
+    """All cells by label and task, in the order of the trainings; those without any outcome are empty."""
     found: dict[tuple[str, str], Cell] = {}
     for training in reproduction.trainings:
         for evaluation in training.evaluations:
-            outcomes = [read_outcomes(folder, training, seed, evaluation) for seed in range(seeds)]
-            known = tuple(one for one in outcomes if one is not None)
-            found[evaluation.method, evaluation.task] = Cell(
-                training=training, evaluation=evaluation, found=known
+            outcomes = [read_outcomes(folder, training, seed, evaluation) for seed in training.seeds(seeds)]
+            found[evaluation.label, evaluation.task] = Cell(
+                training=training,
+                evaluation=evaluation,
+                found=tuple(one for one in outcomes if one is not None),
             )
     return found
 
 
 def write_reproduction_page(
-    reproduction: Reproduction, folder: Path, seeds: int, path: Path, appendix: str = ""
-) -> None:
-    """The page `path` (.md) and its twin for machines (.json)."""
-    known = cells(reproduction, folder, seeds)
+    reproduction: Reproduction, known: Known, path: Path, picture: Path | None = None, appendix: str = ""
+) -> list[ResultRow]:
+    """The page `path` (.md) and its twin for machines (.json), whose rows are returned."""
     rows = [cell.row for cell in known.values() if cell.found]
-    text = [
+    words = f"Success by method and task of {reproduction.name}, with intervals"
+    sections = [
         f"# {reproduction.title}",
-        "",
         reproduction.introduction,
-        "",
         _provenance(rows, known),
-        "",
-        "## Success",
-        "",
-        _table(known, _success),
-        "",
+        *([] if picture is None else [f"![{words}]({picture.name})"]),
+        *_at_a_glance(known),
+        *_success(known),
         *_claims(reproduction, known),
         "## What planning costs",
-        "",
         "Predictor calls per environment step, and wall time of one step of one problem when all are planned "
-        "as one batch.",
-        "",
-        _table(known, _cost),
+        f"as one batch{'; mean over variants' if _variants(known) != [''] else ''}.",
+        _table("method", _methods(known), _tasks(known), lambda method, task: _cost(known, method, task)),
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(text).rstrip() + "\n" + appendix, encoding="utf-8")
+    atomic_write(path, ("\n\n".join(sections).rstrip() + "\n" + appendix).encode())
     write_rows(path.with_suffix(".json"), rows)
+    return rows
 
 
 def claim_outcomes(
-    reproduction: Reproduction, known: Mapping[tuple[str, str], Cell]
-) -> list[tuple[str, str, SeedsDifference]]:
-    """(claim, task, difference) for every claim and task of which both methods were measured."""
-    tested: list[tuple[str, str, SeedsDifference]] = []
+    reproduction: Reproduction, known: Known
+) -> list[tuple[Claim, str, SeedsDifference | None]]:
+    """(claim, task, difference) for every task on which a claim can be tested; None where it was not yet."""
+    tested: list[tuple[Claim, str, SeedsDifference | None]] = []
     for claim in reproduction.claims:
-        for task in dict.fromkeys(task for _, task in known):
+        for task in _tasks(known):
             better, worse = known.get((claim.better, task)), known.get((claim.worse, task))
             if better is None or worse is None:
                 continue
-            common = sorted({one["seed"] for one in better.found} & {one["seed"] for one in worse.found})
-            if common:
-                pairs = [
-                    stacked([one for one in cell.found if one["seed"] in common]) for cell in (better, worse)
-                ]
-                difference = compare_over_seeds(pairs[0], pairs[1], SeedTree(0).torch("claims"))
-                tested.append((claim.words, task, difference))
+            seeds = _common_seeds([better, worse])
+            difference = None
+            if seeds:
+                first, second = _paired([better, worse], seeds)
+                difference = compare_over_seeds(first, second, SeedTree(0).torch("claims"))
+            tested.append((claim, task, difference))
     return tested
 
 
-def _claims(reproduction: Reproduction, known: Mapping[tuple[str, str], Cell]) -> list[str]:
-    tested = claim_outcomes(reproduction, known)
-    if not tested:
+def _provenance(rows: Sequence[ResultRow], known: Known) -> str:
+    if not rows:
+        return "Nothing was measured yet."
+    commands, commits, hardware, files = (
+        _in_order(getattr(row, name) for row in rows)
+        for name in ("command", "commit", "hardware", "instance_file")
+    )
+    seeds = sorted({seed for row in rows for seed in row.training_seeds})
+    measured = sum(bool(cell.found) for cell in known.values())
+    return (
+        f"Made by {_listed(f'`{command}`' for command in commands)} at commit {_listed(commits)}. Hardware: "
+        f"{'; '.join(hardware)}. Instances: {_listed(f'`{file}`' for file in files)}. Training seeds: "
+        f"{_listed(map(str, seeds))}. {measured} of {len(known)} cells are measured."
+    )
+
+
+def _success(known: Known) -> list[str]:
+    """One table, or one of each task where methods have variants."""
+    usual = _usual_size(known)
+    words = "Mean over training seeds [95 % interval over seeds and instances]"
+    if usual is not None:
+        words += f", of {_in_words(usual)} where nothing else is said"
+    lines = ["## Success", f"{words}."]
+    variants = _variants(known)
+    if variants == [""]:
+
+        def of_task(method: str, task: str) -> str:
+            return _rate(_find(known, method, "", task), usual)
+
+        return [*lines, _table("method", _methods(known), _tasks(known), of_task)]
+    for task in _tasks(known):
+
+        def of_variant(method: str, variant: str, task: str = task) -> str:
+            return _rate(_find(known, method, variant, task), usual)
+
+        lines += [f"### {task}", _table("method", _methods(known, task), variants, of_variant)]
+    return lines
+
+
+def _at_a_glance(known: Known) -> list[str]:
+    """Variants by task, each as the mean of all methods: what the choice of the variant does by itself."""
+    variants = _variants(known)
+    if variants == [""]:
         return []
-    lines = [
-        "## Claims",
-        "",
-        "Difference in success on the same instances and seeds, with the 95 % interval over both.",
-        "",
-        "| claim | task | difference in points | verdict |",
-        "|---|---|---|---|",
+
+    def mean_of_methods(variant: str, task: str) -> str:
+        found = [cell for method in _methods(known) if (cell := _find(known, method, variant, task))]
+        seeds = _common_seeds(found) if found else []
+        if not seeds:
+            return NOT_YET if found else ""
+        table = torch.stack(_paired(found, seeds)).double().mean(dim=0)
+        low, high = seeds_interval(table, SeedTree(0).torch("methods"))
+        return f"{float(table.mean()):.2f} [{low:.2f}, {high:.2f}]"
+
+    return [
+        "## At a glance",
+        "Success, mean of all methods on the same instances and seeds.",
+        _table("variant", variants, _tasks(known), mean_of_methods),
     ]
-    for words, task, difference in tested:
-        points = f"{100 * difference.mean:+.0f} [{100 * difference.low:+.0f}, {100 * difference.high:+.0f}]"
-        verdict = "holds" if difference.low > 0 else "the opposite" if difference.high < 0 else "open"
-        lines.append(f"| {words} | {task} | {points} | {verdict} |")
-    return [*lines, ""]
 
 
-def _table(known: Mapping[tuple[str, str], Cell], show: Any) -> str:
-    methods, tasks = (list(dict.fromkeys(pair[at] for pair in known)) for at in (0, 1))
-    lines = ["| method | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
-    for method in methods:
-        shown = [show(known[method, task]) if (method, task) in known else "" for task in tasks]
-        lines.append(f"| {method} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+def _claims(reproduction: Reproduction, known: Known) -> list[str]:
+    tested = claim_outcomes(reproduction, known)
+    decided = Counter(difference.verdict for _, _, difference in tested if difference is not None)
+    if not decided:
+        return []
+    shown = {(claim.words, task): _verdict(difference) for claim, task, difference in tested}
+    count = decided.total()
+    return [
+        "## Claims",
+        "Difference in success, in points, on the same instances and seeds [95 % interval over both]. A "
+        "claim holds, or its opposite does, where the interval excludes 0 and the exact randomisation test "
+        f"over instances gives p < 0.05. Of {count} comparisons {decided['holds']} hold, "
+        f"{decided['the opposite']} show the opposite and {decided['open']} are open; were there no "
+        f"differences at all, chance would still decide up to about {0.05 * count:.0f}.",
+        _table(
+            "claim",
+            _in_order(words for words, _ in shown),
+            _in_order(task for _, task in shown),
+            lambda words, task: shown.get((words, task), ""),
+        ),
+    ]
 
 
-def _success(cell: Cell) -> str:
+def _verdict(difference: SeedsDifference | None) -> str:
+    if difference is None:
+        return NOT_YET
+    low, high = 100 * difference.low, 100 * difference.high
+    return f"{difference.verdict}: {100 * difference.mean:+.0f} [{low:+.0f}, {high:+.0f}]"
+
+
+def _rate(cell: Cell | None, usual: tuple[int, int] | None) -> str:
+    if cell is None:
+        return ""
     source = "" if cell.evaluation.paper is None else f"; paper {cell.evaluation.paper:.2f}"
     if not cell.found:
         return NOT_YET + source
-    rate, seeds = cell.row.success, len(cell.found)
-    count = f"{seeds} seed{'s' if seeds > 1 else ''} x {rate.trials // seeds}"
-    return f"{rate.rate:.2f} [{rate.low:.2f}, {rate.high:.2f}] ({count}){source}"
+    rate = cell.row.success
+    size = "" if cell.size == usual else f" ({_in_words(cell.size)})"
+    return f"{rate.rate:.2f} [{rate.low:.2f}, {rate.high:.2f}]{size}{source}"
 
 
-def _cost(cell: Cell) -> str:
-    if not cell.found:
-        return NOT_YET
-    return f"{cell.row.evaluations_per_step:,.0f}, {1e3 * cell.row.seconds_per_step:.2g} ms"
-
-
-def _provenance(rows: Sequence[ResultRow], known: Mapping[tuple[str, str], Cell]) -> str:
+def _cost(known: Known, method: str, task: str) -> str:
+    found = [cell for variant in _variants(known) if (cell := _find(known, method, variant, task))]
+    rows = [cell.row for cell in found if cell.found]
     if not rows:
-        return "Nothing was measured yet."
-    commands, commits, hardware = (
-        ", ".join(dict.fromkeys(getattr(row, name) for row in rows))
-        for name in ("command", "commit", "hardware")
+        return NOT_YET if found else ""
+    calls = sum(row.evaluations_per_step for row in rows) / len(rows)
+    return f"{calls:,.0f}, {1e3 * sum(row.seconds_per_step for row in rows) / len(rows):.2g} ms"
+
+
+def _table(corner: str, names: Sequence[str], columns: Sequence[str], show: Callable[[str, str], str]) -> str:
+    lines = [[corner, *columns], ["---"] * (len(columns) + 1)]
+    lines += [[name, *(show(name, column) for column in columns)] for name in names]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _find(known: Known, method: str, variant: str, task: str) -> Cell | None:
+    return known.get((f"{method}, {variant}" if variant else method, task))
+
+
+def _methods(known: Known, task: str | None = None) -> list[str]:
+    return _in_order(
+        cell.evaluation.method for cell in known.values() if task in (None, cell.evaluation.task)
     )
-    measured = sum(len(cell.found) > 0 for cell in known.values())
-    return (
-        f"Made by `{commands}` at commit {commits}. Hardware: {hardware}. {measured} of {len(known)} cells "
-        "are measured. Success: mean over training seeds [95 % interval over seeds and instances]."
-    )
+
+
+def _tasks(known: Known) -> list[str]:
+    return _in_order(cell.evaluation.task for cell in known.values())
+
+
+def _variants(known: Known) -> list[str]:
+    return _in_order(cell.evaluation.variant for cell in known.values())
+
+
+def _common_seeds(found: Iterable[Cell]) -> list[int]:
+    return sorted(set[int].intersection(*({one["seed"] for one in cell.found} for cell in found)))
+
+
+def _paired(found: Sequence[Cell], seeds: Sequence[int]) -> list[Bool[Tensor, "seeds B"]]:
+    """Outcomes on the seeds and instances that all have in common; fewer instances are the first of more."""
+    most = min(cell.size[1] for cell in found)
+    return [stacked([one for one in cell.found if one["seed"] in seeds])[:, :most] for cell in found]
+
+
+def _usual_size(known: Known) -> tuple[int, int] | None:
+    sizes = Counter(cell.size for cell in known.values() if cell.found)
+    return sizes.most_common(1)[0][0] if sizes else None
+
+
+def _in_words(size: tuple[int, int]) -> str:
+    seeds, instances = size
+    return f"{seeds} seed{'s' if seeds > 1 else ''} x {instances} instances"
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Each once, in the order of first appearance."""
+    return list(dict.fromkeys(names))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)

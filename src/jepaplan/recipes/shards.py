@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from jepaplan.control.devices import home_of
 from jepaplan.envs.worlds import find_world
 from jepaplan.evaluation.episodes import Outcomes, Progress, merged
 from jepaplan.recipes.experiment import Experiment
@@ -39,6 +40,7 @@ class Share:
     references: bool
     method: int  # which of `methods_of`
     share: tuple[int, int]
+    device: str  # where the run's models compute
 
 
 def evaluate_in_batches(
@@ -50,8 +52,9 @@ def evaluate_in_batches(
 ) -> dict[str, Outcomes]:
     """Outcomes by method; with one process in this one, else in `processes` others."""
     world = find_world(plan.instances.world)
-    names = [method.name for method in methods_of(run, world, references)]
-    batches = math.ceil(len(plan.instances) / BATCH)
+    names = [method.name for method in methods_of(run, world, references, plan.milliseconds)]
+    # a deadline is for one search: nobody shares it
+    batches = math.ceil(len(plan.instances) / (BATCH if plan.milliseconds is None else 1))
     shares = [
         Share(
             run=run.path.absolute(),
@@ -60,6 +63,7 @@ def evaluate_in_batches(
             references=references,
             method=method,
             share=(number, batches),
+            device=str(home_of(run.system)),
         )
         for method in range(len(names))
         for number in range(batches)
@@ -109,13 +113,15 @@ def _one_thread() -> None:
 
 def _load_and_evaluate(share: Share) -> bytes:
     """In another process; plain bytes go back, as shared memory may be scarce."""
-    return pickle.dumps(_evaluate(load_run(share.run), share))
+    run = load_run(share.run)
+    run.system.to(share.device)
+    return pickle.dumps(_evaluate(run, share))
 
 
 def _evaluate(loaded: LoadedRun, share: Share) -> Outcomes:
     run = LoadedRun(path=loaded.path, experiment=share.experiment, system=loaded.system, card=loaded.card)
     world = find_world(share.plan.instances.world)
-    method = methods_of(run, world, share.references)[share.method]
+    method = methods_of(run, world, share.references, share.plan.milliseconds)[share.method]
     return evaluate_method(world, method, share.plan, share.share)
 
 

@@ -49,6 +49,7 @@ class StudyOptions:
     keep_decisions: bool = True  # of the value-guided method, for pictures
     seed: int = 0  # of the planners' noise
     processes: int | None = None  # that share the instances in small batches; None: one large batch
+    milliseconds: float | None = None  # for each search of each instance by itself; None: it takes its time
     command: str = ""
     on_progress: Callable[[str, Progress], None] | None = None
 
@@ -56,6 +57,8 @@ class StudyOptions:
         """Refuse to evaluate with nobody."""
         if self.processes is not None and self.processes < 1:
             raise InputError(f"processes is how many share the instances, at least 1; got {self.processes}")
+        if self.milliseconds is not None and not self.milliseconds > 0:
+            raise InputError(f"milliseconds is the time for one search, positive; got {self.milliseconds}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +106,22 @@ def study(run: LoadedRun, instances: Instances, options: StudyOptions) -> Study:
     """Evaluate every method on the same instances."""
     world = find_world(instances.world)
     refuse_other_world(run, world)
-    methods = methods_of(run, world, options.references)
-    plan = EvaluationPlan(instances=instances, keep_decisions=options.keep_decisions, seed=options.seed)
-    if options.processes is None:
+    methods = methods_of(run, world, options.references, options.milliseconds)
+    plan = EvaluationPlan(
+        instances=instances,
+        keep_decisions=options.keep_decisions,
+        seed=options.seed,
+        milliseconds=options.milliseconds,
+    )
+    if options.processes is None and options.milliseconds is None:
         outcomes = {
             method.name: evaluate_method(world, method, plan, (0, 1), options.on_progress)
             for method in methods
         }
     else:
-        outcomes = evaluate_in_batches(run, plan, options.processes, options.references, options.on_progress)
+        outcomes = evaluate_in_batches(
+            run, plan, options.processes or 1, options.references, options.on_progress
+        )
     return Study(
         run=run, world=world, instances=instances, methods=methods, outcomes=outcomes, command=options.command
     )

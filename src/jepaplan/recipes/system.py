@@ -13,7 +13,7 @@ from jepaplan.costs.distances import mean_square
 from jepaplan.costs.terms import ActionEffort, GoalDistance
 from jepaplan.costs.value import RemainingCost, StateValue, WithoutGoal
 from jepaplan.data.episodes import Episodes
-from jepaplan.data.normalise import ActionNormaliser, PixelNormaliser
+from jepaplan.data.normalise import ActionNormaliser, PixelNormaliser, ProprioceptionNormaliser
 from jepaplan.interfaces import Distance, WorldModel
 from jepaplan.models.encoders import CompactConfig, CompactEncoder, ImpalaConfig, ImpalaEncoder
 from jepaplan.models.keypoint_encoder import KeypointConfig, KeypointEncoder
@@ -22,6 +22,7 @@ from jepaplan.models.quasimetric import IQE, Euclidean
 from jepaplan.models.value_heads import InverseDynamics, QuasimetricHead, ReadValue
 from jepaplan.models.world_model import LatentWorldModel
 from jepaplan.planners.cem import CEM
+from jepaplan.planners.deadline import Deadline, Refiner
 from jepaplan.planners.hybrid import GradientCEM
 from jepaplan.planners.icem import ICEM
 from jepaplan.planners.mppi import MPPI
@@ -82,6 +83,7 @@ def build_system(experiment: Experiment, interface: Interface) -> System:
             predictor,
             PixelNormaliser.identity(interface.image),
             ActionNormaliser.identity(interface.action_dim),
+            ProprioceptionNormaliser.identity(felt) if (felt := interface.proprioception) else None,
         )
         inverse_dynamics = InverseDynamics(encoder.latent_width, interface.action_dim, hidden=256)
         distance = build_distance(experiment.distance, encoder.latent_width)
@@ -96,6 +98,9 @@ def fit_normalisation(system: System, episodes: Episodes, seed: int, frames: int
     pixels = PixelNormaliser.fit(episodes.observations[some])
     system.world_model.pixel_encoder.pixels.load_state_dict(pixels.state_dict())
     system.world_model.actions.load_state_dict(ActionNormaliser.fit(episodes.actions).state_dict())
+    body, felt = system.world_model.pixel_encoder.proprioception, episodes.proprioception
+    if body is not None and felt is not None:
+        body.load_state_dict(ProprioceptionNormaliser.fit(felt).state_dict())
 
 
 def build_encoder(
@@ -162,8 +167,24 @@ def in_bfloat16(world_model: WorldModel) -> WorldModel:
     return twin
 
 
+def in_time(planner: PlannerConfig, milliseconds: float | None) -> PlannerConfig | Deadline:
+    """The planner, cut short after so many milliseconds of each search; None: it takes its time."""
+    if milliseconds is None:
+        return planner
+    if not isinstance(planner, Refiner):
+        raise InputError(
+            f"{type(planner).__name__} cannot be made smaller to fit {milliseconds:g} ms; leave --budget-ms "
+            "out, or choose --planner mppi, cem, icem or shooting"
+        )
+    return Deadline(planner=planner, milliseconds=milliseconds)
+
+
 def build_controller(
-    experiment: Experiment, world_model: WorldModel, distance: Distance, episode_steps: int | None = None
+    experiment: Experiment,
+    world_model: WorldModel,
+    distance: Distance,
+    episode_steps: int | None = None,
+    milliseconds: float | None = None,
 ) -> RecedingHorizon:
     """The experiment's planner and cost around any world model and distance."""
     cost, control = experiment.cost, experiment.control
@@ -175,7 +196,7 @@ def build_controller(
     half = cost.precision == "bf16" and isinstance(world_model, LatentWorldModel)
     return RecedingHorizon(
         world_model=in_bfloat16(world_model) if half else world_model,
-        planner=experiment.planner,
+        planner=in_time(experiment.planner, milliseconds),
         cost=WeightedSum(terms, dtype=torch.bfloat16 if half else None),
         replan_every=control.replan_every,
         warm_start=control.warm_start,

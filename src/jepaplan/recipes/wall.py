@@ -13,7 +13,6 @@ model first, then the value of every imagined state. The approaches of tables 1 
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from jepaplan.models.encoders import CompactConfig, ImpalaConfig
 from jepaplan.models.keypoint_encoder import KeypointConfig
@@ -142,12 +141,3 @@ WALL_SWEEPS: dict[str, Callable[[], Experiment]] = {
     **sweep_in(WALL_SMALL),
     **sweep_in(WALL_SMALL_CPU, suffix="_cpu"),
 }
-
-
-def __getattr__(name: str) -> Any:
-    """`RECIPES` and `find_recipe` of all worlds live in `recipes.catalogue`; they answer here as well."""
-    if name in ("RECIPES", "find_recipe"):
-        from jepaplan.recipes import catalogue
-
-        return getattr(catalogue, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

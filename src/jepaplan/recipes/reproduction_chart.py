@@ -1,0 +1,87 @@
+"""Success of every method on every task in one picture, intervals and the source's numbers included.
+
+panel        a task
+line         a method
+dot, bar     success, and its 95 % interval; a colour for each variant
+diamond      what the source reports
+"""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jepaplan.recipes.reproduction_page import Cell, Known
+
+COLOURS = (
+    "#1b6ca8",
+    "#e07b39",
+    "#3f8f5b",
+    "#8b5fbf",
+    "#b23a48",
+    "#6b7280",
+)  # told apart by colour-blind eyes
+ACROSS = 4  # panels side by side
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "jepaplan",
+    "font.size": 8,
+    "axes.spines.top": False,
+}
+
+
+def draw_success(known: Known, path: Path) -> bool:
+    """Write the picture `path` (.svg or .png); False, and no picture, where nothing was measured."""
+    measured = [cell for cell in known.values() if cell.found]
+    if not measured:
+        return False
+    tasks, methods, variants = (
+        list(dict.fromkeys(getattr(cell.evaluation, name) for cell in measured))
+        for name in ("task", "method", "variant")
+    )
+    across = min(ACROSS, len(tasks))
+    down = -(-len(tasks) // across)
+    height = 0.4 + len(methods) * (0.16 + 0.06 * len(variants))
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(1.5 + 2.0 * across, 0.3 + height * down), layout="constrained")
+        axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat
+        for task, panel in zip(tasks, axes, strict=False):
+            _frame(panel, task, methods)
+            for cell in measured:
+                if cell.evaluation.task == task:
+                    _mark(panel, cell, methods, variants)
+        for empty in list(axes)[len(tasks) :]:
+            empty.set_visible(False)
+        if variants != [""]:
+            named = {
+                label: handle
+                for panel in figure.axes
+                for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+            }
+            figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=3, frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Without a date the same numbers give the same file.
+        figure.savefig(path, facecolor="white", metadata={"Date": None} if path.suffix == ".svg" else None)
+    return True
+
+
+def _frame(panel: Axes, task: str, methods: list[str]) -> None:
+    panel.set_title(task, fontsize=9, fontweight="bold")
+    panel.set(xlim=(-0.03, 1.03), xticks=(0, 0.5, 1), ylim=(len(methods) - 0.4, -0.6))
+    panel.set_yticks(range(len(methods)), methods)
+    panel.grid(axis="x", color="#dddddd", linewidth=0.6)
+    panel.tick_params(length=0)
+    panel.spines[["right", "left"]].set_visible(False)
+
+
+def _mark(panel: Axes, cell: Cell, methods: list[str], variants: list[str]) -> None:
+    number = variants.index(cell.evaluation.variant)
+    spread = 0.22 * (number - (len(variants) - 1) / 2)
+    line, rate = methods.index(cell.evaluation.method) + spread, cell.row.success
+    colour = COLOURS[number % len(COLOURS)]
+    panel.plot([rate.low, rate.high], [line, line], color=colour, linewidth=1.4, alpha=0.55)
+    panel.plot(rate.rate, line, "o", color=colour, markersize=3.4, label=cell.evaluation.variant)
+    if cell.evaluation.paper is not None:
+        panel.plot(cell.evaluation.paper, line, "D", color="black", markersize=3.6, fillstyle="none")

@@ -9,7 +9,8 @@ holds the cost terms, too. A call with gradient is a forward and, at the end of 
 latents and actions.
 
 All planners get about the same number of evaluations, counted as `Search.evaluations` does: a gradient is
-three. Peers get the same samples, steps and iterations, and cost the same terms. For mctx an evaluation is a
+three. Trees get a sixteenth of them, or they would take most of the time. Peers get the same samples, steps and
+iterations, and cost the same terms; at a million evaluations they are left out. For mctx an evaluation is a
 simulation; it imagines one leaf of each problem at a time where we imagine LEAVES.
 
 One by one: EACH problems are planned alone, one after the other, and the time is scaled to all of them. In
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import torch
 
+from bare_loop import Listening, bare_loop
 from jepaplan.interfaces import Planner
 from jepaplan.planners.beam import BeamSearch
 from jepaplan.planners.cem import CEM
@@ -52,7 +54,8 @@ from setting import ACTION_DIM, MAX_ACTION, PredictorWorld, Setting, Size
 
 HORIZON = 16
 LEAVES = 32  # of tree search, imagined at once per problem
-EACH = 4  # problems of "one by one"
+TREE_SHARE = 16  # trees get so many times fewer evaluations
+EACH = 2  # problems of "one by one"
 _BOUNDS = NormBound(max_norm=MAX_ACTION)
 
 
@@ -65,6 +68,7 @@ class Scale:
     latent: int
     hidden: int
     layers: int
+    peers: bool = True
 
     @property
     def words(self) -> str:
@@ -79,7 +83,7 @@ class Scale:
 SCALES = {
     "one": Scale(problems=1, evaluations=2048, latent=512, hidden=512, layers=4),
     "batch": Scale(problems=64, evaluations=2048, latent=64, hidden=256, layers=2),
-    "million": Scale(problems=512, evaluations=2048, latent=64, hidden=128, layers=2),
+    "million": Scale(problems=512, evaluations=2048, latent=64, hidden=128, layers=2, peers=False),
 }
 
 
@@ -119,10 +123,14 @@ def planners(evaluations: int) -> dict[str, Planner]:
         ),
         "beam search": BeamSearch(width=max(1, paths // 16), branches=16, horizon=HORIZON, bounds=_BOUNDS),
         "tree search, PUCT": TreeSearch(
-            simulations=evaluations, leaves=LEAVES, horizon=HORIZON, bounds=_BOUNDS
+            simulations=evaluations // TREE_SHARE, leaves=LEAVES, horizon=HORIZON, bounds=_BOUNDS
         ),
         "tree search, Gumbel": TreeSearch(
-            simulations=evaluations, leaves=LEAVES, horizon=HORIZON, rule=GumbelHalving(), bounds=_BOUNDS
+            simulations=evaluations // TREE_SHARE,
+            leaves=LEAVES,
+            horizon=HORIZON,
+            rule=GumbelHalving(),
+            bounds=_BOUNDS,
         ),
     }
 
@@ -140,31 +148,6 @@ PEERS: dict[str, dict[str, Peer]] = {
     "tree search, PUCT": {"mctx MuZero": mctx_tree("muzero_policy")},
     "tree search, Gumbel": {"mctx Gumbel MuZero": mctx_tree("gumbel_muzero_policy")},
 }
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of the predictor."""
-
-    rows: int
-    graded: bool
-    follows: bool  # its latents are what the call before gave
-
-
-class Listening(PredictorWorld):
-    """Writes down how the predictor is called."""
-
-    def __init__(self, setting: Setting) -> None:
-        self.calls: list[Call] = []
-        self._predictor = setting.predictor
-        self._latest: torch.Tensor | None = None
-
-    def step(self, latent: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """The predictor's answer."""
-        after = self._predictor(latent, action)
-        self.calls.append(Call(len(latent), after.requires_grad, latent is self._latest))
-        self._latest = after
-        return after
 
 
 def scaled(scale: Scale, planner: Planner) -> Size:
@@ -206,49 +189,18 @@ def one_by_one(setting: Setting, planner: Planner, count: int) -> Work:
     return run
 
 
-def bare_loop(setting: Setting, calls: list[Call]) -> Work:
-    """The same calls of the predictor, and nothing else."""
-    predictor, width = setting.predictor, setting.size.latent
-    sizes = {call.rows for call in calls}
-    latents = {rows: torch.randn(rows, width) for rows in sizes}
-    actions = {rows: torch.randn(rows, ACTION_DIM) for rows in sizes}
-
-    def backward(after: torch.Tensor | None, leaves: list[torch.Tensor]) -> None:
-        if after is not None:
-            torch.autograd.grad(after, leaves, torch.ones_like(after))
-
-    def run() -> None:
-        path: torch.Tensor | None = None
-        leaves: list[torch.Tensor] = []
-        plain = latents[calls[0].rows]
-        for call in calls:
-            if not call.graded:
-                plain = predictor(plain if call.follows else latents[call.rows], actions[call.rows])
-                continue
-            if not call.follows:
-                backward(path, leaves)
-                path = latents[call.rows].clone().requires_grad_(True)
-                leaves = [path]
-            leaves.append(actions[call.rows].clone().requires_grad_(True))
-            with torch.enable_grad():
-                path = predictor(path, leaves[-1])
-        backward(path, leaves)
-
-    return run
+def peers_of(scale: Scale, name: str, options: argparse.Namespace) -> dict[str, Peer]:
+    """Who else has this planner."""
+    return PEERS.get(name, {}) if scale.peers and not options.no_peers else {}
 
 
-def measure(scale: Scale, name: str, options: argparse.Namespace) -> list[str]:
-    """The rows of one planner and its peers."""
-    planner = planners(scale.evaluations)[name]
-    setting = Setting(scaled(scale, planner))
-    listening = Listening(setting)
-    found = replan(setting, planner, listening)()
-    works = {"bare": bare_loop(setting, listening.calls), "ours": replan(setting, planner)}
-    alone = scale.problems > 1 and not options.no_alone
-    if alone:
-        works["alone"] = one_by_one(setting, planner, EACH)
+def contestants(
+    setting: Setting, planner: Planner, peers: dict[str, Peer]
+) -> tuple[dict[str, Work], dict[str, str]]:
+    """The peers that run, and why the others do not."""
+    works: dict[str, Work] = {"ours": replan(setting, planner)}
     missing: dict[str, str] = {}
-    for peer, build in {} if options.no_peers else PEERS.get(name, {}).items():
+    for peer, build in peers.items():
         try:
             works[peer] = build(setting)
             works[peer]()
@@ -257,23 +209,40 @@ def measure(scale: Scale, name: str, options: argparse.Namespace) -> list[str]:
         except Exception as error:  # a peer that fails is a row that says so, not the end of the others
             works.pop(peer, None)
             missing[peer] = f"failed ({type(error).__name__}: {str(error)[:100]})"
+    return works, missing
+
+
+def measure(scale: Scale, name: str, options: argparse.Namespace) -> list[str]:
+    """The rows of one planner and its peers."""
+    planner = planners(scale.evaluations)[name]
+    setting = Setting(scaled(scale, planner))
+    listening = Listening(setting)
+    found = replan(setting, planner, listening)()
+    works, missing = contestants(setting, planner, peers_of(scale, name, options))
+    works["bare"] = bare_loop(setting, listening.calls)
+    alone = scale.problems > 1 and not options.no_alone
+    if alone:
+        works["alone"] = one_by_one(setting, planner, EACH)
     # what takes a blink is repeated until a clock can tell it from noise
     repeats = {each: max(1, round(options.blink / timed(work))) for each, work in works.items()}
     seconds = paired(works, options.rounds, order=rotating, warm_up=False, repeats=repeats)
     overhead = [100 * (ratio - 1) for ratio in ratios(seconds["ours"], seconds["bare"])]
     each = [scale.problems / EACH * one for one in seconds.get("alone", [])]
-    slower = spread(ratios(each, seconds["ours"]), 1) if alone else ""
-    evaluations = f"{scale.problems * found.evaluations:,}"
-    lines = [
-        f"| {name} | {evaluations} | {spread(seconds['bare'], 3)} | {spread(seconds['ours'], 3)} | "
-        f"{spread(overhead, 0)} | {slower} | |"
+    cells = [
+        name,
+        f"{scale.problems * found.evaluations:,}",
+        spread(seconds["bare"], 3),
+        spread(seconds["ours"], 3),
+        spread(overhead, 0),
+        spread(ratios(each, seconds["ours"]), 1) if alone else "",
     ]
-    for peer in PEERS.get(name, {}):
-        if peer in seconds:
-            behind = spread(ratios(seconds[peer], seconds["ours"]))
-            lines.append(f"| &nbsp; {peer} | | | {spread(seconds[peer], 3)} | | | {behind} |")
-        elif peer in missing:
+    lines = [f"| {' | '.join(cells)} | |"]
+    for peer in peers_of(scale, name, options):
+        if peer in missing:
             lines.append(f"| &nbsp; {peer} | | {missing[peer]} | | | | |")
+            continue
+        behind = spread(ratios(seconds[peer], seconds["ours"]))
+        lines.append(f"| &nbsp; {peer} | | | {spread(seconds[peer], 3)} | | | {behind} |")
     return lines
 
 

@@ -10,6 +10,11 @@ The reference is the loop of the predictor's matrix products alone, with buffers
 bias, no norm, no activation, no cost, no sampling. It runs once with all rows in one product and once with
 the rows of one chunk; the faster of the two counts. All contestants use one predictor, one cost (mean
 square distance to the goal, summed over the steps), one iteration and the same counts of samples and steps.
+The predictor takes its products from oneDNN where that is faster (`jepaplan.models.affine`), and so the rows
+named after a planner alone are handed the fast predictor, peers too. Rows "plain torch" have the same weights
+in plain `torch.nn.functional.linear`: what a user of a peer brings along. "oneDNN" is the bare loop of
+oneDNN's products.
+
 Peers are optional: whoever is missing gets a row that says so. The planner teaches the C library to keep
 freed blocks; in one process its peers profit as well. Memory is the peak of a fresh process above what it
 held before planning.
@@ -25,7 +30,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
+from jepaplan.models.affine import affine, available
+from jepaplan.models.predictors import MLPPredictor
 from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.proposals import NormBound, std_from_variance
 from measuring import Work, paired, ratios, rotating, save, spread, timed
@@ -33,7 +41,6 @@ from peers import Missing, pytorch_mppi, swm_with_a_plain_loop, swm_with_its_pld
 from setting import ACTION_DIM, MAX_ACTION, Setting, Size
 
 CHUNK_ROWS = 512
-
 
 SIZES = {
     "paper": Size(problems=1, samples=2000, horizon=96, latent=512, hidden=512, layers=4),
@@ -59,11 +66,35 @@ def ours(setting: Setting) -> Work:
     return run
 
 
+class PlainPredictor(torch.nn.Module):
+    """The same weights and the same split of the first layer, with torch's own products."""
+
+    def __init__(self, fast: MLPPredictor) -> None:
+        super().__init__()
+        self.fast = fast
+
+    def forward(self, latent: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """The latent one step later."""
+        fast, width = self.fast, self.fast.latent_width
+        weight = fast.first.weight
+        hidden = F.linear(latent, weight[:, :width], fast.first.bias).addmm_(action, weight[:, width:].T)
+        for norm, linear in zip(fast.norms, [*fast.hidden, fast.last], strict=True):
+            hidden = F.linear(F.relu(norm(hidden), inplace=True), linear.weight, linear.bias)
+        return hidden
+
+
+def plain(setting: Setting) -> Setting:
+    """The same setting for those who bring an ordinary module."""
+    twin = Setting(setting.size)
+    twin.predictor = PlainPredictor(twin.predictor)
+    return twin
+
+
 def ours_in_bfloat16(setting: Setting) -> Work:
     return ours(Setting(setting.size, torch.bfloat16))
 
 
-def bare_products(setting: Setting, rows: int) -> Work:
+def bare_products(setting: Setting, rows: int, onednn: bool = False) -> Work:
     size = setting.size
     weights = [
         part.weight.detach() for part in setting.predictor.modules() if isinstance(part, torch.nn.Linear)
@@ -82,7 +113,12 @@ def bare_products(setting: Setting, rows: int) -> Work:
             for given, weight, out in zip(inputs, weights, outputs, strict=True):
                 torch.mm(given, weight.T, out=out)
 
-    return run
+    def run_onednn() -> None:
+        for _ in range(passes):
+            for given, weight in zip(inputs, weights, strict=True):
+                affine(given, weight, None)
+
+    return run_onednn if onednn else run
 
 
 def chunk_rows(size: Size) -> int:
@@ -97,7 +133,18 @@ PEERS = {
     "stable-worldmodel MPPISolver, plain loop": swm_with_a_plain_loop,
     "stable-worldmodel MPPISolver, its PLDM class": swm_with_its_pldm,
 }
-CONTESTANTS = {OURS: ours, "jepaplan MPPI, bfloat16": ours_in_bfloat16, **PEERS}
+PEERS |= {
+    "pytorch-mppi, plain torch": lambda setting: pytorch_mppi(plain(setting)),
+    "stable-worldmodel MPPISolver, plain loop, plain torch": lambda setting: swm_with_a_plain_loop(
+        plain(setting)
+    ),
+}
+CONTESTANTS = {
+    OURS: ours,
+    "jepaplan MPPI, plain torch": lambda setting: ours(plain(setting)),
+    "jepaplan MPPI, bfloat16": ours_in_bfloat16,
+    **PEERS,
+}
 
 
 @torch.no_grad()
@@ -120,6 +167,8 @@ def measure(size: Size, rounds: int, contestants: list[str]) -> tuple[dict[str, 
         "bare, all rows": bare_products(setting, total),
         "bare, one chunk": bare_products(setting, chunk_rows(size)),
     }
+    if available():
+        runs["bare, one chunk, oneDNN"] = bare_products(setting, chunk_rows(size), onednn=True)
     repeats = max(1, round(0.5 / timed(runs["bare, all rows"], 1)))
     seconds = paired(
         runs,
@@ -176,7 +225,7 @@ def table(
         "|---|---|---|---|---|",
     ]
     bare, our = seconds["bare"], seconds.get(OURS, seconds["bare"])
-    for name in ("bare, all rows", "bare, one chunk", *CONTESTANTS):
+    for name in ("bare, all rows", "bare, one chunk", "bare, one chunk, oneDNN", *CONTESTANTS):
         if name in seconds:
             share, behind = spread(ratios(bare, seconds[name])), spread(ratios(seconds[name], our))
             held = memories.get(name)

@@ -1,9 +1,9 @@
 """A device that is not there: tensors know a place, and whoever mixes places is told.
 
-Under `Elsewhere()` a tensor is at `PLACE` if it was asked for there (`torch.zeros(3, device=PLACE)`), moved there
-(`tensor.to(PLACE)`, `module.to(PLACE)`) or computed from such tensors. All numbers stay on the CPU, so all is
-computed as ever; but what an accelerator refuses is refused: tensors of two places in one operation, a CPU
-generator for numbers elsewhere, numpy. As there, single numbers and indices may come from the CPU.
+Under `Elsewhere()` a tensor is at `PLACE` if it was asked for there (`torch.zeros(3, device=PLACE)`), moved
+there (`tensor.to(PLACE)`, `module.to(PLACE)`) or computed from such tensors. All numbers stay on the CPU, so
+all is computed as ever; but what an accelerator refuses is refused: tensors of two places in one operation, a
+CPU generator for numbers elsewhere, numpy. As there, single numbers and indices may come from the CPU.
 
 Worker threads are not watched.
 """
@@ -76,7 +76,9 @@ class Elsewhere(TorchFunctionMode):
         if function in COPIES or function in INDEXES:
             own = self.place(args[0])
             value = self.place(args[2]) if function is Tensor.__setitem__ and many(args[2:]) else own
-            if function in INDEXES and ((own == HERE and PLACE in places) or (many(args[1:2]) and value != own)):
+            if function in INDEXES and (
+                (own == HERE and PLACE in places) or (many(args[1:2]) and value != own)
+            ):
                 raise Mixed(f"{name(function)}: {own} was given something at {places - {own}}")
             return own
         if len(places) > 1 and not self.backward:
@@ -105,9 +107,13 @@ class Elsewhere(TorchFunctionMode):
     def follow(self, function, args, kwargs):
         before, self.backward = self.backward, True
         try:
-            return function(*args, **kwargs)
+            found = function(*args, **kwargs)
         finally:
             self.backward = before
+        if function is torch.autograd.grad:
+            for gradient, variable in zip(found, tree_leaves(args[1]), strict=True):
+                self.put(gradient, self.place(variable))
+        return found
 
 
 def many(arguments):

@@ -1,10 +1,11 @@
 """Reproductions at the size of a test, and how a process of its own meets them.
 
-`python tests/tiny_reproductions.py ARGUMENTS` is `jepaplan ARGUMENTS` with "tiny" among the reproductions. With
-STALL=stage in the environment it stops for ever after that stage's second update, and says so on standard
-error: the moment to be killed.
+`python tests/tiny_reproductions.py ARGUMENTS` is `jepaplan ARGUMENTS` with "tiny" among the reproductions.
+With STALL=stage in the environment it stops for ever at that stage's third update and says so on standard
+error, the moment to be killed; with PACE=seconds, it waits so long at every update.
 """
 
+import json
 import os
 import sys
 import time
@@ -15,7 +16,7 @@ import torch
 from jepaplan.envs import wall
 from jepaplan.recipes.experiment import CostConfig
 from jepaplan.recipes.reproduction import Claim, Evaluation, Reproduction, Training
-from tiny_runs import tiny_experiment
+from tiny_runs import tensor_hashes, tiny_experiment
 
 SHORT = replace(wall.WALL_BIG, episode_steps=6)
 INSTANCES = 4
@@ -38,6 +39,11 @@ def tiny_evaluation(experiment, method="MPPI", variant="distance", **changes):
 
 def tiny_training(name, **changes):
     experiment = tiny_experiment(name)
+    # Checkpoints now and then, so that a stop has something to save and a kill something to lose.
+    stages = tuple(
+        replace(stage, fit=replace(stage.fit, save_every=2, health_every=100)) for stage in experiment.stages
+    )
+    experiment = replace(experiment, stages=stages)
     cells = tuple(tiny_evaluation(experiment, method=name, variant=variant) for variant in VARIANTS)
     return Training(name=name, experiment=replace(experiment, **changes), evaluations=cells)
 
@@ -58,27 +64,33 @@ def tiny_reproduction(*names):
 
 
 def weights_of(folder):
-    """The bytes of every run's weights, by run."""
-    return {
-        str(path.parent.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("weights.safetensors")
+    """sha256 of every tensor of every run, by run."""
+    runs = [path.parent for path in folder.rglob("weights.safetensors")]
+    return {str(run.relative_to(folder)): tensor_hashes(run) for run in runs}
+
+
+def outcomes_of(folder):
+    """What every evaluation found, by file; without how long it took."""
+    files = {
+        str(path.relative_to(folder)): json.loads(path.read_text()) for path in folder.rglob("outcomes/*")
     }
+    for found in files.values():
+        del found["seconds_per_step"], found["command"]
+    return files
 
 
-def stall_in(stage):
-    from jepaplan.recipes import reproduction_work
-
-    def report(self, what, done, total, note=""):
-        if note.startswith(f"{stage},") and done == 2:
-            print("stalled", file=sys.stderr, flush=True)
-            time.sleep(600)
-
-    reproduction_work.Silent.report = report
+def report(self, what, done, total, note=""):
+    stage, comma, _ = note.partition(",")
+    if comma:
+        time.sleep(float(os.environ.get("PACE", "0")))
+    if comma and stage == os.environ.get("STALL") and done == 3:
+        print("stalled", file=sys.stderr, flush=True)
+        time.sleep(600)
 
 
 def main(arguments):
     from jepaplan.cli import main as jepaplan
-    from jepaplan.commands import console
+    from jepaplan.commands import console, reproduce
     from jepaplan.recipes import reproduction_work
     from jepaplan.recipes.catalogue import REPRODUCTIONS
 
@@ -86,9 +98,9 @@ def main(arguments):
     wall.CONFIGS["WallBig"] = SHORT  # type: ignore[index]
     REPRODUCTIONS["tiny"] = lambda scale: tiny_reproduction()
     reproduction_work.WAIT_SECONDS = 0.05
-    if "STALL" in os.environ:
-        stall_in(os.environ["STALL"])
-        console.ProgressBoard.report = reproduction_work.Silent.report
+    reproduce._SELF = [sys.executable, __file__, "reproduce"]
+    if {"STALL", "PACE"} & set(os.environ):
+        console.ProgressBoard.report = report
     return jepaplan(arguments)
 
 

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
+from pathlib import Path
 
 from jepaplan import cli
 from jepaplan.commands import doctor
@@ -38,6 +40,32 @@ def test_a_missing_extra_is_no_failure(monkeypatch, capsys):
     monkeypatch.setattr(metadata, "requires", lambda name: ["rich", "nonesuch; extra == 'maze'"])
     assert cli.main(["doctor"]) == 0
     assert "pip install 'jepaplan[maze]'" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_the_maze_and_clusters_need_is_there_or_mended(monkeypatch, capsys):
+    lines = ["rich", "mujoco>=4.0; extra == 'maze'", "submitit>=1.5; extra == 'slurm'"]
+    monkeypatch.setattr(metadata, "requires", lambda name: lines)
+    real = metadata.version
+
+    def version(name):
+        if name == "mujoco":
+            return "4.0.0"
+        if name == "submitit":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert cli.main(["doctor", "--json"]) == 0
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert findings["extra maze"]["found"] == "mujoco 4.0.0 (for the point maze)"
+    assert (findings["extra maze"]["state"], findings["extra maze"]["mend"]) == ("fine", "")
+    assert findings["extra slurm"]["found"].startswith("submitit is missing (for `jepaplan reproduce")
+    assert findings["extra slurm"]["mend"] == "pip install 'jepaplan[slurm]'"
+
+
+def test_every_extra_says_what_it_is_for():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(project["optional-dependencies"]) == set(doctor.PURPOSES)
 
 
 def test_versions_compare_as_numbers(monkeypatch):

@@ -6,15 +6,19 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from rich.console import Console
 
 from jepaplan.cli import main
 from jepaplan.commands import console
-from jepaplan.commands.evaluate import Options, changed
+from jepaplan.commands.evaluate import PLANNERS, Options, changed, same_kind
 from jepaplan.evaluation.results import markdown_table, read_rows
 from jepaplan.planners.cem import CEM
+from jepaplan.planners.tree import TreeSearch
+from jepaplan.planners.tree_rules import GumbelHalving
 from jepaplan.recipes.run import load_run
+from jepaplan.recipes.study import with_planner
 from jepaplan.recipes.system import in_bfloat16
 
 
@@ -89,6 +93,40 @@ def test_options_change_the_search_and_nothing_else(tiny_run):
     assert changed(run, Options(run=tiny_run, samples=8)).experiment.planner == replace(planner, samples=8)
 
 
+@pytest.mark.parametrize("name", list(PLANNERS))
+def test_every_planner_takes_the_bounds_and_the_horizon_of_the_run(tiny_run, name):
+    run = load_run(tiny_run)
+    own = replace(run.experiment.planner, std=0.7)
+    found = changed(with_planner(run, planner=own), Options(run=tiny_run, planner=name)).experiment.planner
+    assert same_kind(found, PLANNERS[name])
+    assert (found.std, found.bounds, found.horizon) == (0.7, own.bounds, own.horizon)
+
+
+def test_both_trees_can_be_asked_for_whichever_the_run_has(tiny_run):
+    run = with_planner(load_run(tiny_run), planner=TreeSearch(horizon=3))
+    found = changed(run, Options(run=tiny_run, planner="gumbel-tree")).experiment.planner
+    assert isinstance(found.rule, GumbelHalving)
+    assert changed(run, Options(run=tiny_run, planner="tree")).experiment == run.experiment
+
+
+def test_a_budget_of_time_cuts_searches_short_and_is_for_each_instance_alone(tiny_run, tmp_path, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    small = ["--episodes", "2", "--no-references", "--no-report", "--horizon", "2", "--json"]
+    assert main(["evaluate", str(run), *small, "--samples", "500000", "--budget-ms", "3"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["success"]["trials"] for row in rows] == [2, 2]
+    # one plan of all 500,000 would be a million calls and take many times as long
+    assert all(2 < row["evaluations_per_step"] < 500_000 for row in rows)
+
+
+def test_planners_that_cannot_be_made_smaller_take_no_budget_of_time(tiny_run, capsys):
+    small = ["--episodes", "1", "--no-references", "--no-report", "--planner", "beam"]
+    assert main(["evaluate", str(tiny_run), *small, "--budget-ms", "20"]) == 2
+    assert "BeamSearch cannot be made smaller to fit 20 ms" in " ".join(capsys.readouterr().err.split())
+    assert main(["evaluate", str(tiny_run), *small, "--budget-ms", "0"]) == 2
+    assert "positive; got 0" in " ".join(capsys.readouterr().err.split())
+
+
 def test_wrong_input_is_refused_in_words(tiny_run, tmp_path, capsys):
     def refused(*arguments):
         code = main(["evaluate", *map(str, arguments)])
@@ -126,3 +164,8 @@ def test_paths_are_not_cut_into_lines(capsys):
     path = Path("/folder", *["deep"] * 40, "report.html")
     console.RESULTS.print(f"report: {path}", markup=False)
     assert capsys.readouterr().out == f"report: {path}\n"
+
+
+def test_a_device_that_is_not_there_is_refused(tiny_run, capsys):
+    assert main(["evaluate", str(tiny_run), "--device", "abacus"]) == 2
+    assert "--device abacus cannot be used here" in " ".join(capsys.readouterr().err.split())

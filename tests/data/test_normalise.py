@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepaplan.data.normalise import ActionNormaliser, PixelNormaliser
+from jepaplan.data.normalise import ActionNormaliser, PixelNormaliser, ProprioceptionNormaliser
 from jepaplan.types import InputError
 
 
@@ -44,6 +44,27 @@ def test_actions_that_are_not_numbers_are_refused():
         ActionNormaliser.fit(bad)
     with pytest.raises(InputError, match="not finite"):
         ActionNormaliser.identity(2).normalise(bad)
+
+
+@given(seed=st.integers(0, 2**31), scale=st.sampled_from([1e-3, 1.0, 1e3]))
+@settings(max_examples=30, deadline=None)
+def test_what_is_felt_becomes_z_scores(seed, scale):
+    felt = scale * (torch.randn(200, 3, generator=seeded(seed)) * torch.tensor([1.0, 5, 0]) + 2)
+    units = ProprioceptionNormaliser.fit(felt)
+    normal = units(felt)
+    torch.testing.assert_close(normal.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(normal.std(0)[:2], torch.ones(2), atol=1e-3, rtol=0)
+    assert torch.equal(units(felt.view(4, 50, 3)), normal.view(4, 50, 3))
+    assert torch.equal(ProprioceptionNormaliser.identity(3)(felt), felt)
+
+
+def test_other_proprioception_than_was_fitted_is_refused():
+    with pytest.raises(InputError, match=r"shape \(5, 3\).* 2 numbers per frame"):
+        ProprioceptionNormaliser.identity(2)(torch.zeros(5, 3))
+    with pytest.raises(InputError, match="1 of 2 proprioceptive numbers are not finite"):
+        ProprioceptionNormaliser.identity(2)(torch.tensor([1.0, float("inf")]))
+    with pytest.raises(InputError, match="two recorded ones"):
+        ProprioceptionNormaliser.fit(torch.zeros(1, 2))
 
 
 def test_pixels_have_zero_mean_and_unit_deviation_per_channel():

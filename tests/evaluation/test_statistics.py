@@ -11,9 +11,13 @@ from jepaplan.evaluation.statistics import (
     average_ranks,
     bootstrap_interval,
     compare,
+    compare_over_seeds,
     mcnemar_exact,
     over_seeds,
+    seeds_interval,
+    sign_flip_test,
     spearman,
+    t_test,
     wilson_interval,
 )
 from jepaplan.types import InputError
@@ -150,3 +154,90 @@ def test_rank_correlation_is_blind_to_increasing_functions(order):
 
 def test_rank_correlation_of_a_constant_is_not_a_number():
     assert math.isnan(spearman(torch.zeros(4), torch.arange(4).float()))
+
+
+def outcomes(*rows):
+    return torch.tensor(rows, dtype=torch.bool)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seeds=st.integers(1, 4), instances=st.integers(1, 12), seed=st.integers(0, 99))
+def test_a_method_does_not_differ_from_itself_and_two_differ_alike_in_both_directions(seeds, instances, seed):
+    first, second = torch.rand(2, seeds, instances, generator=seeded(seed)) < 0.5
+    same = compare_over_seeds(first, first, seeded(), resamples=100)
+    assert (same.mean, same.low, same.high, same.p, same.verdict) == (0, 0, 0, 1, "open")
+    there = compare_over_seeds(first, second, seeded(), resamples=100)
+    back = compare_over_seeds(second, first, seeded(), resamples=100)
+    assert (there.mean, there.p) == pytest.approx((-back.mean, back.p))
+    assert there.mean == pytest.approx(float(first.double().mean() - second.double().mean()))
+    assert there.low <= there.mean + 1e-12
+    assert there.mean - 1e-12 <= there.high
+
+
+def test_one_seed_is_an_ordinary_paired_comparison():
+    ours, theirs = outcomes([True] * 18 + [False] * 2), outcomes([True] * 8 + [False] * 12)
+    record = compare(("ours", ours[0]), ("theirs", theirs[0]), seeded())
+    over = compare_over_seeds(ours, theirs, seeded())
+    assert over.mean == pytest.approx(record.difference)
+    assert (over.low, over.high) == pytest.approx((record.low, record.high), abs=0.051)  # other draws
+    assert over.p == pytest.approx(mcnemar_exact(10, 0))
+    assert over.verdict == "holds"
+
+
+def test_a_difference_of_some_seeds_only_stays_open():
+    """All instances agree, the seeds do not: the bootstrap alone would be sure."""
+    ours = outcomes([True] * 20, [True] * 20, [True] * 8 + [False] * 12)
+    record = compare_over_seeds(ours, ~ours & False, seeded())
+    assert record.low > 0
+    assert record.p == pytest.approx(1 - 4 / math.sqrt(18))  # t = 4 of two degrees of freedom
+    assert record.verdict == "open"
+
+
+def test_few_instances_stay_open():
+    """Four wins and no loss: the bootstrap alone would be sure, McNemar is not."""
+    record = compare_over_seeds(outcomes([True] * 4 + [False] * 46), outcomes([False] * 50), seeded())
+    assert record.low > 0
+    assert (record.p, record.verdict) == (0.125, "open")
+
+
+def test_other_seeds_or_instances_cannot_be_compared():
+    with pytest.raises(InputError, match=r"got outcomes of shape \(2, 3\) and \(1, 3\)"):
+        compare_over_seeds(torch.zeros(2, 3).bool(), torch.zeros(1, 3).bool(), seeded())
+
+
+def test_the_interval_over_seeds_is_that_of_resampled_tables():
+    """Against the definition, written out: draw rows, draw columns, take the mean."""
+    values = torch.rand(3, 7, generator=seeded(1), dtype=torch.float64)
+    generator = seeded(2)
+    rows = torch.randint(3, (500, 3), generator=generator)
+    columns = torch.randint(7, (500, 7), generator=generator)
+    means = torch.stack([values[r][:, c].mean() for r, c in zip(rows, columns, strict=True)])
+    expected = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    assert seeds_interval(values, seeded(2), resamples=500) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+@settings(deadline=None)
+@given(gains=st.lists(st.integers(-3, 3), min_size=1, max_size=8))
+def test_sign_flips_are_counted(gains):
+    """Against enumeration of all signs."""
+    sums = [
+        sum(sign * gain for sign, gain in zip(signs, gains, strict=True))
+        for signs in itertools.product((-1, 1), repeat=len(gains))
+    ]
+    expected = sum(abs(one) >= abs(sum(gains)) for one in sums) / len(sums)
+    assert sign_flip_test(torch.tensor(gains)) == pytest.approx(expected)
+
+
+# scipy.stats.ttest_1samp(values, 0).pvalue, scipy 1.17.1; equal values leave no doubt.
+@pytest.mark.parametrize(
+    "values, p",
+    [
+        ([0.3, 0.1, 0.25, 0.4], 0.02463207889211514),
+        ([0.1, 0.2], 0.20483276469913345),
+        ([-0.5, 0.5], 1.0),
+        ([0.2, 0.2, 0.2], 0.0),
+        ([0.0, 0.0], 1.0),
+    ],
+)
+def test_students_test_agrees_with_known_values(values, p):
+    assert t_test(torch.tensor(values, dtype=torch.float64)) == pytest.approx(p, abs=1e-6)

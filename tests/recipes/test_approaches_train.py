@@ -11,7 +11,7 @@ from jepaplan.recipes.catalogue import find_recipe
 from jepaplan.recipes.second_space import SecondSpace
 from jepaplan.recipes.stages import Workshop
 from jepaplan.recipes.system import Interface, build_distance, build_system, fit_normalisation
-from jepaplan.training.checkpoint import read_weights
+from jepaplan.training.checkpoint import load_weights, read_weights, save_weights
 from jepaplan.training.loop import fit
 from jepaplan.training.runs import Origin, RunDirectory, open_run
 from jepaplan.training.state import TrainingState
@@ -231,3 +231,32 @@ def test_the_second_space_is_a_distance_of_the_first():
     torch.testing.assert_close(pairs, space(sources[:, :, None], goals[:, None]), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(pairs, space.pairwise(goals, sources).mT)
     assert space(sources, sources).max() < 1e-5
+
+
+def test_what_is_felt_is_normalised_by_statistics_that_travel_with_the_weights(recordings):
+    """A recording in other units of velocity trains the same latents; without a body nothing is added."""
+    episodes = recordings["maze"]
+    experiment = tiny("maze_value_euclidean_cpu")
+    faster = replace(episodes, proprioception=3.6 * episodes.proprioception + 2)
+    latents = []
+    for recording in (episodes, faster):
+        workshop = workshop_of(experiment, recording)
+        fit_normalisation(workshop.system, recording, seed=0)
+        felt = workshop.system.world_model.pixel_encoder.proprioception
+        torch.testing.assert_close(felt.mean, recording.proprioception.mean(0))
+        torch.testing.assert_close(felt.std, recording.proprioception.std(0))
+        latents.append(workshop.latents())
+    torch.testing.assert_close(latents[0], latents[1], atol=1e-5, rtol=1e-4)
+    names = set(workshop.system.state_dict())
+    added = {f"world_model.pixel_encoder.proprioception.{name}" for name in ("mean", "std")}
+    assert added <= names
+    blind = workshop_of(tiny("wall_small_value_euclidean_cpu"), recordings["wall_small"]).system
+    assert not any("proprioception" in name for name in blind.state_dict())
+
+
+def test_weights_from_before_velocities_were_normalised_are_refused_by_name(recordings, tmp_path):
+    system = workshop_of(tiny("maze_value_euclidean_cpu"), recordings["maze"]).system
+    old = {name: value for name, value in system.state_dict().items() if "proprioception" not in name}
+    save_weights(tmp_path / "old.safetensors", old, {})
+    with pytest.raises(InputError, match=r"another architecture:\n.*pixel_encoder.proprioception.mean"):
+        load_weights(tmp_path / "old.safetensors", system)

@@ -131,6 +131,6 @@ def test_sweeps_choose_on_other_recordings_and_other_instances(scale):
         found.add((name, value.discount, value.expectile))
         assert cell.method == f"{name}, discount {value.discount:g}, expectile {value.expectile:g}"
         assert (cell.task, cell.instances) == ("WallSmall", "WallSmall-tuning")
-        assert training.experiment.seed == SWEEP_SEED
+        assert training.seeds(100)[0] == SWEEP_SEED > 100  # what the table could learn from counts from 0
     assert found == asked
     assert len(sweeps(scale).trainings) == len(asked)

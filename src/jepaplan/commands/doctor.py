@@ -24,6 +24,12 @@ from jepaplan.commands.console import RESULTS, table
 OLDEST_PYTHON = (3, 11)
 MEMORY_WANTED = 2.0  # GB available; a recording of 1000 trajectories takes 0.5 of them
 DISK_WANTED = 1.0  # GB free where the command is run
+PURPOSES = {
+    "maze": "the point maze",
+    "slurm": "`jepaplan reproduce --launcher slurm`",
+    "track": "learning curves for TensorBoard",
+    "dev": "`make test` and `make check`",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +115,13 @@ def extras() -> list[Finding]:
         if not extra:
             continue
         bad = [f"{name} {found}" for name, floor in wanted.items() if (found := lacking(name, floor))]
+        use = f" (for {PURPOSES[extra]})" if extra in PURPOSES else ""
         if bad:
             mend = f"pip install 'jepaplan[{extra}]'"
-            made.append(Finding(name=f"extra {extra}", state="note", found=", ".join(bad), mend=mend))
+            made.append(Finding(name=f"extra {extra}", state="note", found=", ".join(bad) + use, mend=mend))
         else:
-            made.append(Finding(name=f"extra {extra}", state="fine", found=", ".join(wanted)))
+            there = ", ".join(f"{name} {metadata.version(name)}" for name in wanted)
+            made.append(Finding(name=f"extra {extra}", state="fine", found=there + use))
     return made
 
 

@@ -35,7 +35,6 @@ from jepaplan.recipes.study import Study, StudyOptions, save_study, study, with_
 from jepaplan.recipes.system import samples_of
 from jepaplan.types import InputError
 
-
 PlannerName = Literal[
     "shooting",
     "mppi",

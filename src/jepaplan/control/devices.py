@@ -1,7 +1,7 @@
 """Where things are computed: what is seen goes to the world model, actions come back to the world.
 
-    lives on the CPU             worlds, instances, recordings, random generators (so noise is the same anywhere)
-    lives where the model does   goals, latents, plans, costs
+    on the CPU             worlds, instances, recordings; generators, so that noise is the same everywhere
+    where the model is     goals, latents, plans, costs
 
 A model without parameters, such as true dynamics, computes wherever it is given something.
 """

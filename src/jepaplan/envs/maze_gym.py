@@ -12,7 +12,6 @@ Importing this module registers them.
                   goal (x, y) in metres from the middle of the maze; both ends are then at rest
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +27,7 @@ from jepaplan.envs.maze_drawing import SIZE, VIEW
 from jepaplan.envs.maze_layouts import ALL_OPEN, format_layout, joined, parse_layout
 from jepaplan.envs.maze_physics import HIGHEST_SPEED, require_mujoco
 from jepaplan.envs.point_maze import CONFIGS, MAZE, MazeConfig, MazeWorld
+from jepaplan.envs.world_gym import refuse_unknown_options
 from jepaplan.types import InputError
 
 OPTIONS = ("layout", "start", "goal")
@@ -105,12 +105,7 @@ def begin(
     world: MazeWorld, options: Mapping[str, Any], generator: torch.Generator
 ) -> tuple[Float[Tensor, "1 5"], Float[Tensor, "1 5"]]:
     """One task as far as `options` says; what it leaves open is drawn."""
-    for name in options:
-        if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, 1, 0)[0]
-            raise InputError(
-                f"reset has no option {name!r}; did you mean {near!r}? There are {', '.join(OPTIONS)}"
-            )
+    refuse_unknown_options(options, OPTIONS)
     start, goal = world.sample_tasks(1, generator)
     if options.get("layout") is not None:
         start[:, 4] = goal[:, 4] = _layout(options["layout"])

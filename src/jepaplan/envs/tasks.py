@@ -1,48 +1,22 @@
 """Tasks in the wall worlds, drawn or given: where the wall is, where the dot starts, where it should go."""
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from jepaplan.envs.wall import WallLayouts, WallWorld
+from jepaplan.envs.world_gym import Task, refuse_unknown_options
 from jepaplan.types import InputError
 
 OPTIONS = ("layout", "start", "goal")
 
 
-@dataclass(frozen=True)
-class Task:
-    """Where the dots are and where they should go: true states, one row per world."""
-
-    states: Float[Tensor, "B 4"]
-    goals: Float[Tensor, "B 4"]
-
-    def at(self, states: Float[Tensor, "B 4"]) -> "Task":
-        """The same tasks, further on."""
-        return replace(self, states=states)
-
-    def where(self, keep: Bool[Tensor, " B"], other: "Task") -> "Task":
-        """These tasks where `keep` is true, the `other` ones elsewhere."""
-        row = keep[:, None]
-        return Task(
-            torch.where(row, self.states, other.states),
-            torch.where(row, self.goals, other.goals),
-        )
-
-
 def begin(world: WallWorld, count: int, options: Mapping[str, Any], generator: torch.Generator) -> Task:
     """Tasks as far as `options` says; what it leaves open is drawn, start and goal in different rooms."""
-    for name in options:
-        if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, 1, 0) or [OPTIONS[0]]
-            raise InputError(
-                f"reset has no option {name!r}; did you mean {near[0]!r}? There are {', '.join(OPTIONS)}"
-            )
+    refuse_unknown_options(options, OPTIONS)
     layouts = world.sample_layouts(count, generator)
     given = {name: _pairs(name, options.get(name), count) for name in OPTIONS}
     if given["layout"] is not None:
@@ -56,7 +30,7 @@ def begin(world: WallWorld, count: int, options: Mapping[str, Any], generator: t
         start = drawn[0] if goal is None else _other_room(goal, drawn, layouts)
     if goal is None:
         goal = _other_room(start, drawn, layouts)
-    return Task(world.state(start, layouts), world.state(goal, layouts))
+    return world.state(start, layouts), world.state(goal, layouts)
 
 
 def _pairs(name: str, value: Any, count: int) -> Float[Tensor, "B 2"] | None:

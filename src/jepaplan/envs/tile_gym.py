@@ -13,180 +13,55 @@ and draws all its worlds in one call (`gymnasium.make_vec(..., vectorization_mod
                   as untouched as they can be where a dot is at such a place
 """
 
-import difflib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
-from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from jepaplan.envs.episode_picture import FLOOR, SCALE, picture
 from jepaplan.envs.tile_rooms import WORLDS, TileWorld, tile_world
 from jepaplan.envs.tile_rooms_layouts import TILE, TILES
+from jepaplan.envs.world_gym import (
+    Face,
+    PictureForPeople,
+    Pixels,
+    Task,
+    WorldEnv,
+    WorldVectorEnv,
+    refuse_unknown_options,
+)
 from jepaplan.types import InputError
 
 OPTIONS = ("layout", "start", "goal")
 ATTEMPTS = 50  # draws of what options leave open before a goal that cannot be reached is accepted
 SPECIAL = (226, 190, 120)  # pits, one-way doors and keys in the picture for people
-Pixels = UInt8[np.ndarray, "3 64 64"]
-PixelsOfMany = UInt8[np.ndarray, "B 3 64 64"]
-Task = tuple[Float[Tensor, "B W"], Float[Tensor, "B W"]]  # where the dots are, where they should go
 
 
-class TileEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+def tile_env(world: str = "OpenRoom", render_mode: str | None = None) -> WorldEnv:
     """One room."""
-
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012, gymnasium's own form
-
-    def __init__(self, world: str = "OpenRoom", render_mode: str | None = None) -> None:
-        self._many = TileVectorEnv(num_envs=1, world=world, render_mode=render_mode)
-        self.observation_space = self._many.single_observation_space
-        self.action_space = self._many.single_action_space
-        self.render_mode = render_mode
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Pixels, dict[str, Any]]:
-        """A new task: random, or as far as `options` says."""
-        super().reset(seed=seed)
-        self._many.begin_all(int(self.np_random.integers(2**62)), options)
-        return self._many.pixels()[0], _only(self._many.info())
-
-    def step(self, action: np.ndarray) -> tuple[Pixels, float, bool, bool, dict[str, Any]]:
-        """Move once."""
-        reward, terminated, truncated = self._many.move(np.asarray(action, np.float32)[None])
-        seen, info = self._many.pixels()[0], _only(self._many.info())
-        return seen, float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
-
-    def render(self) -> UInt8[np.ndarray, "height width 3"] | None:
-        """The room, the start, the goal and the path so far."""
-        pictures = self._many.render()
-        return None if pictures is None else pictures[0]
+    return WorldEnv(_face(world), render_mode)
 
 
-class TileVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """Many rooms in one. A room that is done begins a new random task at the next step."""
+def tile_vector_env(
+    num_envs: int = 1, world: str = "OpenRoom", render_mode: str | None = None
+) -> WorldVectorEnv:
+    """Many rooms in one."""
+    return WorldVectorEnv(_face(world), num_envs, render_mode)
 
-    metadata: dict[str, Any] = {  # noqa: RUF012, gymnasium's own form
-        "render_modes": ["rgb_array"],
-        "render_fps": 20,
-        "autoreset_mode": AutoresetMode.NEXT_STEP,
-    }
 
-    def __init__(self, num_envs: int = 1, world: str = "OpenRoom", render_mode: str | None = None) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise InputError(f"render_mode is None or 'rgb_array'; got {render_mode!r}")
-        self.world, self.num_envs, self.render_mode = tile_world(world), num_envs, render_mode
-        longest = self.world.config.step_max
-        self.single_observation_space = spaces.Box(0, 255, self.world.image, np.uint8)
-        self.single_action_space = spaces.Box(-longest, longest, (2,), np.float32)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self._generator = torch.Generator()
-        self._task: Task | None = None
-
-    def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[PixelsOfMany, dict[str, Any]]:
-        """New tasks for all rooms; options hold one value for all or one per room."""
-        if isinstance(seed, list):
-            raise InputError("all rooms draw from one generator: give one seed, an integer")
-        super().reset(seed=seed)
-        self.begin_all(int(self.np_random.integers(2**62)), options)
-        return self.pixels(), self.info()
-
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[
-        PixelsOfMany, Float[np.ndarray, " B"], Bool[np.ndarray, " B"], Bool[np.ndarray, " B"], dict[str, Any]
-    ]:
-        """Move in every room once; those that were done begin anew instead."""
-        reward, terminated, truncated = self.move(np.asarray(actions, np.float32))
-        return self.pixels(), reward, terminated, truncated, self.info()
-
-    def render(self) -> tuple[UInt8[np.ndarray, "height width 3"], ...] | None:
-        """One picture per room: what is in it, the start, the goal and the path so far."""
-        if self.render_mode is None:
-            gymnasium.logger.warn("to render, make the environment with render_mode='rgb_array'")
-            return None
-        state, goal = self._running()
-        seen = self.world.observe(state).frames.numpy()
-        last, paths = self._steps.tolist(), torch.stack(self._path).numpy()
-        return tuple(
-            _picture(seen[room], paths[-1 - last[room] :, room, :2], goal[room, :2].tolist())
-            for room in range(self.num_envs)
-        )
-
-    def begin_all(self, seed: int, options: dict[str, Any] | None) -> None:
-        """Start every room anew."""
-        self._generator.manual_seed(seed)
-        self._task = _begin(self.world, self.num_envs, options or {}, self._generator)
-        self._steps = torch.zeros(self.num_envs, dtype=torch.long)
-        self._done = torch.zeros(self.num_envs, dtype=torch.bool)
-        self._path = [self._task[0]]
-
-    def move(
-        self, actions: Float32[np.ndarray, "B 2"]
-    ) -> tuple[Float[np.ndarray, " B"], Bool[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
-        """One step in all rooms: rewards, terminated, truncated."""
-        state, goal = self._running()
-        if actions.shape != (self.num_envs, 2) or not np.isfinite(actions).all():
-            raise InputError(
-                f"actions must be finite displacements (dx, dy) of shape ({self.num_envs}, 2); got shape "
-                f"{actions.shape}: {actions.tolist()}"
-            )
-        longest = self.world.config.step_max
-        state = self.world.step(state, torch.from_numpy(actions).clamp(-longest, longest))
-        again = self._done
-        if bool(again.any()):
-            fresh = self.world.sample_tasks(self.num_envs, self._generator)
-            state = torch.where(again[:, None], fresh[0], state)
-            goal = torch.where(again[:, None], fresh[1], goal)
-        self._task = (state, goal)
-        self._steps = torch.where(again, 0, self._steps + 1)
-        terminated = self.world.reached(state, goal) & ~again
-        truncated = (self._steps >= self.world.episode_steps) & ~terminated
-        self._done = terminated | truncated
-        if self.render_mode is not None:
-            self._path = [*self._path[-self.world.episode_steps :], state]
-        return (-(~terminated & ~again).double()).numpy(), terminated.numpy(), truncated.numpy()
-
-    def pixels(self) -> PixelsOfMany:
-        """What is seen of every room."""
-        return self.world.observe(self._running()[0]).frames.numpy()
-
-    def info(self) -> dict[str, Any]:
-        """Goals and true states; every entry is there for every room."""
-        state, goal = self._running()
-        entries = {
-            "goal_observation": self.world.observe(goal).frames.numpy(),
-            "state": state.clone().numpy(),
-            "goal_state": goal.clone().numpy(),
-            "is_success": self.world.reached(state, goal).numpy(),
-        }
-        present = np.ones(self.num_envs, bool)
-        return entries | {f"_{name}": present for name in entries}
-
-    def _running(self) -> Task:
-        if self._task is None:
-            raise gymnasium.error.ResetNeeded("call reset() before the first step or picture")
-        return self._task
+def _face(name: str) -> Face:
+    world = tile_world(name)
+    return Face(world=world, longest=world.config.step_max, begin=partial(_begin, world), picture=_picture)
 
 
 def _begin(world: TileWorld, count: int, options: Mapping[str, Any], generator: torch.Generator) -> Task:
     """Tasks as far as `options` says; what it leaves open is drawn, so that the goal can be reached."""
-    for name in options:
-        if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, 1, 0) or [OPTIONS[0]]
-            raise InputError(
-                f"reset has no option {name!r}; did you mean {near[0]!r}? There are {', '.join(OPTIONS)}"
-            )
+    refuse_unknown_options(options, OPTIONS)
     start, goal = world.sample_tasks(count, generator)
     if options.get("layout") is not None:
         start, goal = world.tasks_in(_layout(world, options["layout"], count), generator)
@@ -195,8 +70,10 @@ def _begin(world: TileWorld, count: int, options: Mapping[str, Any], generator: 
     for _ in range(ATTEMPTS):
         start = _placed(world, "start", given["start"], start) if "start" in given else start
         goal = _placed(world, "goal", given["goal"], start) if "goal" in given else goal
+        if len(given) != 1:
+            break
         hopeless = world.cost_to_go(start, goal).isinf()
-        if len(given) != 1 or not bool(hopeless.any()):
+        if not bool(hopeless.any()):
             break
         again = world.tasks_in(number, generator)
         start = torch.where(hopeless[:, None], again[0], start)
@@ -248,9 +125,7 @@ def _placed(world: TileWorld, name: str, value: Any, like: Float[Tensor, "B W"])
     return state
 
 
-def _picture(
-    seen: Pixels, path: Float[np.ndarray, "frames 2"], goal: list[float]
-) -> UInt8[np.ndarray, "height width 3"]:
+def _picture(seen: Pixels, path: Float[np.ndarray, "frames 2"], goal: list[float]) -> PictureForPeople:
     """RGB: what is special fills the floor beneath path, start and goal."""
     image = picture(seen[1], path, goal)
     level = (seen[2] / 255).repeat(SCALE, 0).repeat(SCALE, 1)[:, :, None]
@@ -258,16 +133,10 @@ def _picture(
     return np.where((image == np.array(FLOOR, np.uint8)).all(-1, keepdims=True), filled, image)
 
 
-def _only(info: dict[str, Any]) -> dict[str, Any]:
-    """The entries of the only room."""
-    first = {name: value[0] for name, value in info.items() if not name.startswith("_")}
-    return first | {"is_success": bool(first["is_success"])}
-
-
 for _name in WORLDS:
     gymnasium.register(
         id=f"jepaplan/{_name}-v0",
-        entry_point="jepaplan.envs.tile_gym:TileEnv",
-        vector_entry_point="jepaplan.envs.tile_gym:TileVectorEnv",
+        entry_point="jepaplan.envs.tile_gym:tile_env",
+        vector_entry_point="jepaplan.envs.tile_gym:tile_vector_env",
         kwargs={"world": _name},
     )

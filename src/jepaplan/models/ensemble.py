@@ -1,7 +1,7 @@
 """Several world models of one latent space, each continuing its own imagination: latents are `M D`.
 
-What they disagree about they have not learned: `jepaplan.costs.ensemble.LatentDisagreement` prices it, as PLDM
-(arXiv:2502.14819) does. Distances between such latents go through `jepaplan.costs.distances.TokenMean`.
+What they disagree about they have not learned: `costs.ensemble.LatentDisagreement` prices it, as PLDM
+(arXiv:2502.14819) does. Distances between such latents go through `costs.distances.TokenMean`.
 """
 
 from collections.abc import Sequence

@@ -52,17 +52,22 @@ class QuasimetricHeadConfig:
             )
 
 
+def build_projector(latent_width: int, config: QuasimetricHeadConfig) -> nn.Sequential:
+    """The network that makes of a latent what a distance compares."""
+    widths = (latent_width, *(config.hidden for _ in range(config.layers)))
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [Affine(before, after), *([nn.LayerNorm(after)] if config.norm else []), nn.ReLU()]
+    return nn.Sequential(*layers, Affine(widths[-1], config.width))
+
+
 class QuasimetricHead(nn.Module):
     """Steps to go between raw latents; a quasimetric of any function of points is a quasimetric."""
 
     def __init__(self, latent_width: int, config: QuasimetricHeadConfig | None = None) -> None:
         super().__init__()
         config = config or QuasimetricHeadConfig()
-        widths = (latent_width, *(config.hidden for _ in range(config.layers)))
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [Affine(before, after), *([nn.LayerNorm(after)] if config.norm else []), nn.ReLU()]
-        self.projector = nn.Sequential(*layers, Affine(widths[-1], config.width))
+        self.projector = build_projector(latent_width, config)
         self.distance = IQE(width=config.width, components=config.components)
         # Stretches all distances: from the unit scale of latents to tens of steps in few updates.
         self.log_scale = nn.Parameter(torch.zeros(()))

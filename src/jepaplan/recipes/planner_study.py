@@ -112,7 +112,7 @@ def _training(experiment: Experiment, scale: Literal["cpu", "full"]) -> Training
             instances=f"{world}-final",
             experiment=replace(experiment, planner=search, cost=CostConfig(over=over), control=control),
             guided=guided,
-            episodes=50 if scale == "cpu" else 200,
+            episodes=30 if scale == "cpu" else None,
         )
         for planner, search in PLANNERS.items()
         for cost, (guided, over) in COSTS.items()

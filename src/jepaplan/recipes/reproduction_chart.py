@@ -46,25 +46,28 @@ def draw_success(known: Known, path: Path) -> bool:
     height = 0.4 + len(methods) * (0.16 + 0.06 * len(variants))
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(1.5 + 2.0 * across, 0.3 + height * down), layout="constrained")
-        axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat
-        for task, panel in zip(tasks, axes, strict=False):
+        axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        panels: list[Axes] = list(axes.flat)
+        for task, panel in zip(tasks, panels, strict=False):
             _frame(panel, task, methods)
             for cell in measured:
                 if cell.evaluation.task == task:
                     _mark(panel, cell, methods, variants)
-        for empty in list(axes)[len(tasks) :]:
+        for empty in panels[len(tasks) :]:
             empty.set_visible(False)
-        if variants != [""]:
-            named = {
-                label: handle
-                for panel in figure.axes
-                for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-            }
-            figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=3, frameon=False)
+        _explain(figure)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without a date the same numbers give the same file.
         figure.savefig(path, facecolor="white", metadata={"Date": None} if path.suffix == ".svg" else None)
     return True
+
+
+def _explain(figure: Figure) -> None:
+    """One legend for all panels, where there is more than one kind of mark."""
+    found = [panel.get_legend_handles_labels() for panel in figure.axes]
+    named = {label: handle for marks in found for handle, label in zip(*marks, strict=True)}
+    if len(named) > 1:
+        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=4, frameon=False)
 
 
 def _frame(panel: Axes, task: str, methods: list[str]) -> None:
@@ -82,6 +85,7 @@ def _mark(panel: Axes, cell: Cell, methods: list[str], variants: list[str]) -> N
     line, rate = methods.index(cell.evaluation.method) + spread, cell.row.success
     colour = COLOURS[number % len(COLOURS)]
     panel.plot([rate.low, rate.high], [line, line], color=colour, linewidth=1.4, alpha=0.55)
-    panel.plot(rate.rate, line, "o", color=colour, markersize=3.4, label=cell.evaluation.variant)
+    panel.plot(rate.rate, line, "o", color=colour, markersize=3.4, label=cell.evaluation.variant or "here")
     if cell.evaluation.paper is not None:
-        panel.plot(cell.evaluation.paper, line, "D", color="black", markersize=3.6, fillstyle="none")
+        diamond = panel.plot(cell.evaluation.paper, line, "D", color="black", label="the source")
+        diamond[0].set(markersize=3.6, fillstyle="none")

@@ -18,7 +18,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from jepaplan.evaluation.results import ResultRow, write_rows
-from jepaplan.evaluation.statistics import SeedsDifference, compare_over_seeds, over_seeds, seeds_interval
+from jepaplan.evaluation.statistics import (
+    SeedsDifference,
+    compare_over_seeds,
+    over_seeds,
+    seeds_interval,
+    wilson_interval,
+)
 from jepaplan.recipes.reproduction import (
     Claim,
     Evaluation,
@@ -177,8 +183,12 @@ def _at_a_glance(known: Known) -> list[str]:
         if not seeds:
             return NOT_YET if found else ""
         table = torch.stack(_paired(found, seeds)).double().mean(dim=0)
-        low, high = seeds_interval(table, SeedTree(0).torch("methods"))
-        return f"{float(table.mean()):.2f} [{low:.2f}, {high:.2f}]"
+        rate, instances = float(table.mean()), table.shape[1]
+        if bool((table == table[0, 0]).all()):  # the bootstrap would claim certainty, as in `over_seeds`
+            low, high = wilson_interval(round(rate * instances), instances)
+        else:
+            low, high = seeds_interval(table, SeedTree(0).torch("methods"))
+        return f"{rate:.2f} [{low:.2f}, {high:.2f}]"
 
     return [
         "## At a glance",
@@ -197,10 +207,11 @@ def _claims(reproduction: Reproduction, known: Known) -> list[str]:
     return [
         "## Claims",
         "Difference in success, in points, on the same instances and seeds [95 % interval over both]. A "
-        "claim holds, or its opposite does, where the interval excludes 0 and the exact randomisation test "
-        f"over instances gives p < 0.05. Of {count} comparisons {decided['holds']} hold, "
-        f"{decided['the opposite']} show the opposite and {decided['open']} are open; were there no "
-        f"differences at all, chance would still decide up to about {0.05 * count:.0f}.",
+        "claim holds, or its opposite does, where the interval excludes 0 and p < 0.05 both in an exact "
+        "randomisation test over instances and in a t test over seeds; with one seed it is a claim about "
+        f"that seed. Of {count} comparisons {decided['holds']} hold, {decided['the opposite']} show the "
+        f"opposite and {decided['open']} are open; were there no differences at all, chance would still "
+        f"decide up to about {0.05 * count:.0f}.",
         _table(
             "claim",
             _in_order(words for words, _ in shown),

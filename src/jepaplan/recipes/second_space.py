@@ -14,13 +14,11 @@ what it is made of; a network of a few layers is ours. The other reading, a seco
 translation between the two spaces, needs a third network that the paper does not mention.
 """
 
-from itertools import pairwise
-
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepaplan.models.quasimetric import Euclidean
-from jepaplan.models.value_heads import QuasimetricHeadConfig
+from jepaplan.models.value_heads import QuasimetricHeadConfig, build_projector
 
 
 class SecondSpace(nn.Module):
@@ -28,11 +26,7 @@ class SecondSpace(nn.Module):
 
     def __init__(self, latent_width: int, config: QuasimetricHeadConfig) -> None:
         super().__init__()
-        widths = (latent_width, *(config.hidden for _ in range(config.layers)))
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), *([nn.LayerNorm(after)] if config.norm else []), nn.ReLU()]
-        self.projector = nn.Sequential(*layers, nn.Linear(widths[-1], config.width))
+        self.projector = build_projector(latent_width, config)
         self.distance = Euclidean()
 
     def forward(

@@ -4,7 +4,7 @@
     WS, WB, Maze                     WallSmall, WallBig, Maze: the final instances, 200, 200 and 80
     rows of the table                `METHODS`, by the paper's names
     gamma and tau sweep              `sweeps`: discount and expectile, on the tuning instances
-    "a separate dataset" of it       recordings of seeds from `SWEEP_SEED`; no row of the table learns from them
+    "a separate dataset" of it       recordings of seeds from `SWEEP_SEED`: those of no row of the table
 
 Two rows are not in the paper's table: pred_VCReg with PLDM's inverse dynamics and time similarity, and ours,
 which learns from other recordings (`recipes/wall.py`) and is therefore beside the comparison, not in it.

@@ -132,7 +132,7 @@ class FitResult:
 
     stage: str
     updates: int
-    resumed_from: int  # updates that an earlier session had done
+    resumed_from: int  # updates that were done before this call
     seconds: float
     weights: Path
     metrics: dict[str, float] = field(default_factory=dict)  # of the last update and the last evaluation

@@ -24,8 +24,14 @@ def into_readme():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_has_a_twin_with_the_same_rows(page: Path):
-    rows = read_rows(page.with_suffix(".json"))
-    assert markdown_table(rows).strip() in page.read_text(encoding="utf-8")
+    rows, text = read_rows(page.with_suffix(".json")), page.read_text(encoding="utf-8")
+    if "jepaplan reproduce" in text:  # methods by tasks, in tables of their own
+        for row in rows:
+            shown = f"{row.success.rate:.2f} [{row.success.low:.2f}, {row.success.high:.2f}]"
+            lines = [line for line in text.splitlines() if line.startswith("| ") and shown in line]
+            assert any(line.split(" | ")[0][2:] in row.method for line in lines), row
+    else:
+        assert markdown_table(rows).strip() in text
 
 
 def test_the_readme_shows_the_pages_unchanged():

@@ -178,7 +178,16 @@ def test_a_mean_of_methods_needs_all_of_them(tmp_path):
     grid = study()
     found(tmp_path, grid, "Pits", "CEM, near", [1] * 10)
     text, _ = page_of(grid, tmp_path)
-    assert line(text, "| near |") == "| near | not yet | not yet |"
+    assert line(text, "| near |") == "| near | not yet |"
+
+
+def test_tasks_without_any_outcome_are_named_and_left_out(tmp_path):
+    grid = study()
+    found(tmp_path, grid, "Pits", "CEM, near", [1] * 10)
+    text, _ = page_of(grid, tmp_path)
+    assert "Nothing of Detour is, and they are left out below." in text
+    assert "### Pits" in text
+    assert "### Detour" not in text
 
 
 def test_the_planner_study_fits_a_screen(tmp_path):

@@ -94,11 +94,12 @@ def write_reproduction_page(
 ) -> list[ResultRow]:
     """The page `path` (.md) and its twin for machines (.json), whose rows are returned."""
     rows = [cell.row for cell in known.values() if cell.found]
+    known, provenance = _begun(known), _provenance(rows, known)
     words = f"Success by method and task of {reproduction.name}, with intervals"
     sections = [
         f"# {reproduction.title}",
         reproduction.introduction,
-        _provenance(rows, known),
+        provenance,
         *([] if picture is None else [f"![{words}]({picture.name})"]),
         *_at_a_glance(known),
         *_success(known),
@@ -141,11 +142,19 @@ def _provenance(rows: Sequence[ResultRow], known: Known) -> str:
     )
     seeds = sorted({seed for row in rows for seed in row.training_seeds})
     measured = sum(bool(cell.found) for cell in known.values())
+    waiting = [task for task in _tasks(known) if task not in _tasks(_begun(known))]
+    nothing = f" Nothing of {_listed(waiting)} is, and they are left out below." if waiting else ""
     return (
         f"Made by {_listed(f'`{command}`' for command in commands)} at commit {_listed(commits)}. Hardware: "
         f"{'; '.join(hardware)}. Instances: {_listed(f'`{file}`' for file in files)}. Training seeds: "
-        f"{_listed(map(str, seeds))}. {measured} of {len(known)} cells are measured."
+        f"{_listed(map(str, seeds))}. {measured} of {len(known)} cells are measured.{nothing}"
     )
+
+
+def _begun(known: Known) -> Known:
+    """The cells of tasks of which something was measured; all cells where nothing was."""
+    begun = {task for (_, task), cell in known.items() if cell.found}
+    return {pair: cell for pair, cell in known.items() if pair[1] in begun} or known
 
 
 def _success(known: Known) -> list[str]:

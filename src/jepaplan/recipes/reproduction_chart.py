@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from jepaplan.recipes.reproduction_page import Cell, Known
 
+SHAPES = ("o", "s", "^", "v", "P", "X")
 COLOURS = (
     "#1b6ca8",
     "#e07b39",
@@ -45,7 +46,7 @@ def draw_success(known: Known, path: Path) -> bool:
     down = -(-len(tasks) // across)
     height = 0.4 + len(methods) * (0.16 + 0.06 * len(variants))
     with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(1.5 + 2.0 * across, 0.3 + height * down), layout="constrained")
+        figure = Figure(figsize=(max(4.6, 1.5 + 2.0 * across), 0.3 + height * down), layout="constrained")
         axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         panels: list[Axes] = list(axes.flat)
         for task, panel in zip(tasks, panels, strict=False):
@@ -85,7 +86,8 @@ def _mark(panel: Axes, cell: Cell, methods: list[str], variants: list[str]) -> N
     line, rate = methods.index(cell.evaluation.method) + spread, cell.row.success
     colour = COLOURS[number % len(COLOURS)]
     panel.plot([rate.low, rate.high], [line, line], color=colour, linewidth=1.4, alpha=0.55)
-    panel.plot(rate.rate, line, "o", color=colour, markersize=3.4, label=cell.evaluation.variant or "here")
+    shape = SHAPES[number % len(SHAPES)]  # told apart without colour, too
+    panel.plot(rate.rate, line, shape, color=colour, markersize=3.6, label=cell.evaluation.variant or "here")
     if cell.evaluation.paper is not None:
         diamond = panel.plot(cell.evaluation.paper, line, "D", color="black", label="the source")
         diamond[0].set(markersize=3.6, fillstyle="none")

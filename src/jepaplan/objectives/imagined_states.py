@@ -98,7 +98,10 @@ def imagine_states(
     config: ImaginationConfig,
     generator: torch.Generator,
 ) -> Float[Tensor, "states D"]:
-    """States of the scene of `recorded`, spread out: recorded ones and what random walks from them reach."""
+    """States of the scene of `recorded`, spread out: traps, then recorded ones and what walks reach.
+
+    Every first part of the answer is spread out as well.
+    """
     device = recorded.device
     first = torch.randint(len(recorded), (config.walkers,), generator=generator)
     latent, reached, refused = recorded[first.to(device)], [recorded], [recorded[:0]]
@@ -118,7 +121,8 @@ def imagine_states(
     if config.reversible:
         return _spread(states, config.states, config)
     kept = _spread(ends[are_traps(world_model, inverse_dynamics, ends, config)], config.states // 8, config)
-    return torch.cat([_spread(states, config.states - len(kept), config), kept])
+    # traps first: scenes are cut to the length of the smallest, and few traps may not be what is cut
+    return torch.cat([kept, _spread(states, config.states - len(kept), config)])
 
 
 def _spread(states: Float[Tensor, "N D"], count: int, config: ImaginationConfig) -> Float[Tensor, "K D"]:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from jepaplan.envs.worlds import WORLDS
 from jepaplan.types import InputError
 
 
@@ -41,26 +42,22 @@ Walker = Callable[[Any, int, int, torch.Generator], Walks]
 
 _WALL = "jepaplan.data.wall_walks:wall_walks"
 _TILES = "jepaplan.data.tile_walks:tile_walks"
-_MAZE = "jepaplan.data.maze_walks:maze_walks"
 _FREE = {
     _WALL: "jepaplan.data.wall_walks:free_wall_walks",
     _TILES: "jepaplan.data.tile_walks:free_tile_walks",
 }
+# Who walks in the worlds of a module: "module:function".
+_BY_MODULE = {
+    "jepaplan.envs.wall": _WALL,
+    "jepaplan.envs.tile_rooms": _TILES,
+    "jepaplan.envs.point_maze": "jepaplan.data.maze_walks:maze_walks",
+}
 
-# How each world is recorded: "module:function".
+# How each world is recorded.
 WALKERS: Mapping[str, str] = {
-    "WallSmall": _WALL,
-    "WallBig": _WALL,
-    "WallSmallFixed": _WALL,
-    "WallBigFixed": _WALL,
-    "OpenRoom": _TILES,
-    "DeadEnd": _TILES,
-    "OneWayDoor": _TILES,
-    "Pits": _TILES,
-    "BreakingKeys": _TILES,
-    "Detour": _TILES,
-    "Maze": _MAZE,
-    "MazeHard": _MAZE,
+    name: _BY_MODULE[module]
+    for name, factory in WORLDS.items()
+    if (module := factory.partition(":")[0]) in _BY_MODULE
 }
 # Walks that aim at nothing, for probes; where a world has no others, those that are recorded.
 FREE_WALKERS: Mapping[str, str] = {name: _FREE.get(walker, walker) for name, walker in WALKERS.items()}
@@ -71,7 +68,7 @@ def find_walker(name: str, free: bool = False) -> Walker:
     if name not in WALKERS:
         raise InputError(
             f"nobody walks in a world named {name!r}; there are walkers for {', '.join(WALKERS)}. Add a "
-            "function (world, count, steps, generator) -> Walks to `jepaplan.data.walks.WALKERS`"
+            "function (world, count, steps, generator) -> Walks to `jepaplan.data.walks`"
         )
     module, _, function = (FREE_WALKERS if free else WALKERS)[name].partition(":")
     return getattr(import_module(module), function)

@@ -1,7 +1,7 @@
 """All worlds by name. A world's module is imported when it is asked for, so what it needs may be missing.
 
 To add a world: a class with the methods of `interfaces.World`, a function from its name to it, and a line in
-`WORLDS`; a line in `jepaplan.data.walks.WALKERS` says how it is recorded.
+`WORLDS`; a line in `jepaplan.data.walks` says how the worlds of its module are recorded.
 """
 
 import difflib

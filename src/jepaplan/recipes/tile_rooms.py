@@ -9,6 +9,7 @@ belongs to the state, which is wider than that of a dot.
 from collections.abc import Callable
 from dataclasses import replace
 
+from jepaplan.envs.tile_rooms_maps import MAPS
 from jepaplan.models.keypoint_encoder import KeypointConfig
 from jepaplan.objectives.imagined_states import ImaginationConfig
 from jepaplan.recipes.experiment import (
@@ -20,7 +21,7 @@ from jepaplan.recipes.experiment import (
 )
 from jepaplan.recipes.wall import wall_big_demo
 
-ROOMS = ("OpenRoom", "DeadEnd", "OneWayDoor", "Pits", "BreakingKeys", "Detour")
+ROOMS = tuple(MAPS)
 FAR = 60.0  # largest steps; the longest task takes about half as many
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from jepaplan.training.checkpoint import read_weights
-from jepaplan.training.distributed import Processes, distributed, gather, map_tensors, shard
+from jepaplan.training.distributed import Processes, cut, distributed, gather, map_tensors, shard
 from jepaplan.training.runs import RunDirectory
 from jepaplan.types import InputError
 
@@ -88,6 +88,14 @@ def test_shards_put_together_are_the_batch():
     assert torch.equal(torch.cat([part.names["pair"].left for part in parts]), rows + 3)
     assert all(part.names["pair"].right == 7 and part.names["scalar"] == 5 for part in parts)
     assert shard(batch, 6, Processes(0, 1)) is batch
+
+
+def test_a_share_is_cut_into_parts_in_order():
+    rows = torch.arange(12).reshape(6, 2)
+    assert torch.equal(torch.cat([part["rows"] for part in cut({"rows": rows}, 6, 3)]), rows)
+    assert cut(rows, 6, 1)[0] is rows
+    with pytest.raises(InputError, match=r"6 items .* accumulate=4"):
+        cut(rows, 6, 4)
 
 
 def test_batches_that_cannot_be_shared_say_which_can():

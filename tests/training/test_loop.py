@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from jepaplan.training.checkpoint import read_weights
+from jepaplan.training import distributed
+from jepaplan.training.checkpoint import read_weights, save_weights
 from jepaplan.training.health import assess
 from jepaplan.training.loop import fit
-from jepaplan.training.runs import Origin, open_run
+from jepaplan.training.runs import Origin, RunDirectory, open_run
 from jepaplan.training.schedules import warmup_cosine
 from jepaplan.training.stage import Diverged, FitConfig, Interrupted, Stage
 from jepaplan.types import InputError, SeedTree
@@ -285,6 +286,119 @@ def test_bf16_computes_in_bf16_and_keeps_parameters_in_fp32(tmp_path):
     assert objective.net[3].weight.dtype == torch.float32
 
 
+class Regression(nn.Module):
+    """A loss that is a mean over items."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4))
+
+    def forward(self, batch):
+        loss = (self.net(batch) - batch.flip(-1)).square().mean()
+        return loss, {"items": torch.tensor(float(len(batch)))}
+
+
+class Spread(Regression):
+    """One that is not."""
+
+    def forward(self, batch):
+        loss, metrics = super().forward(batch)
+        return loss - distributed.gather(self.net(batch)).std(dim=0).mean(), metrics
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_four_parts_train_what_one_does(tmp_path, precision):
+    whole, parts, loaded = Regression(), Regression(), []
+    config = replace(CONFIG, precision=precision)
+    train(tmp_path / "whole", whole, config)
+
+    def load(part):
+        loaded.append(len(part))
+        return part
+
+    train(tmp_path / "parts", parts, replace(config, accumulate=4), load=load)
+    assert loaded == [2] * 4 * 30
+    tolerance = 1e-6 if precision == "fp32" else 2e-2
+    rows = [RunDirectory(tmp_path / name).read_metrics() for name in ("whole", "parts")]
+    for name in ("loss", "gradient_norm"):
+        values = [torch.tensor([row[name] for row in run]) for run in rows]
+        torch.testing.assert_close(*values, rtol=0, atol=tolerance)
+    assert {row["items"] for row in rows[1]} == {2.0}
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], value, rtol=0, atol=tolerance)
+
+
+def test_a_loss_that_looks_at_all_items_is_refused_in_parts(tmp_path):
+    train(tmp_path / "whole", Spread())
+    with pytest.raises(InputError, match=r"accumulate=4 .* another loss"):
+        train(tmp_path / "parts", Spread(), replace(CONFIG, accumulate=4))
+
+
+def test_the_number_of_parts_may_change_on_resume(tmp_path):
+    with pytest.raises(Interrupted):
+        train(tmp_path, Regression(), on_progress=stop_at(6))
+    assert train(tmp_path, Regression(), replace(CONFIG, accumulate=2)).resumed_from == 6
+
+
+def test_before_update_knows_the_update_also_after_a_resume(tmp_path):
+    seen = []
+    with pytest.raises(Interrupted):
+        train(tmp_path, on_progress=stop_at(5), before_update=seen.append)
+    assert seen == list(range(5))
+    train(tmp_path, before_update=seen.append)
+    assert seen == list(range(30))
+
+
+def test_only_matrices_decay_when_asked(tmp_path):
+    """With a loss that nobody can lower the gradient is zero, so decay alone moves a parameter."""
+
+    class Nothing(Regression):
+        def forward(self, batch):
+            return 0 * super().forward(batch)[0], {}
+
+    objective, began = Nothing(), Nothing()
+    nn.init.ones_(objective.net[0].bias)
+    config = replace(CONFIG, optimiser="adamw", weight_decay=0.1, weight_decay_on="matrices")
+    train(tmp_path, objective, config)
+    assert torch.equal(objective.net[0].bias, torch.ones(8))
+    total = sum(config.learning_rate_at(update) for update in range(30))
+    ratio = (objective.net[0].weight / began.net[0].weight).mean().item()
+    assert ratio == pytest.approx(math.exp(-0.1 * total), rel=1e-3)
+
+
+def test_decay_of_matrices_only_is_resumable(tmp_path):
+    config = replace(CONFIG, optimiser="adamw", weight_decay=0.1, weight_decay_on="matrices")
+    whole, last = Regression(), Regression()
+    train(tmp_path / "whole", whole, config)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "parts", Regression(), config, on_progress=stop_at(9))
+    train(tmp_path / "parts", last, config)
+    assert same(whole, last)
+
+
+def test_a_checkpoint_from_before_a_field_existed_is_continued(tmp_path):
+    with pytest.raises(Interrupted):
+        train(tmp_path, on_progress=stop_at(6))
+    newest = max((tmp_path / "state" / "encoder").iterdir())
+    weights = read_weights(newest)
+    later = ("schedule", "accumulate", "parallel", "weight_decay_on", "initial_fraction", "cooldown_fraction")
+    stored = {name: value for name, value in weights.card["config"].items() if name not in later}
+    save_weights(newest, weights.tensors, {**weights.card, "config": stored})
+    assert train(tmp_path).resumed_from == 6
+
+
+def test_the_rate_is_constant_then_cools_down(tmp_path):
+    config = replace(
+        CONFIG, schedule="constant_cooldown", warmup_fraction=0.1, cooldown_fraction=0.2, final_fraction=0.0
+    )
+    train(tmp_path, config=config)
+    rates = [row["learning_rate"] for row in RunDirectory(tmp_path).read_metrics()]
+    assert rates[2:24] == [1e-2] * 22
+    assert rates[-1] == 0.0
+
+
 def test_nothing_to_train_is_said(tmp_path):
     with pytest.raises(InputError, match="nothing to train"):
         train(tmp_path, Reversal().requires_grad_(False))
@@ -298,8 +412,23 @@ def test_nothing_to_train_is_said(tmp_path):
         {"betas": (0.9, 1.0)},
         {"warmup_fraction": 2.0},
         {"keep_best": True},
+        {"accumulate": 0},
+        {"accumulate": 3},
+        {"cooldown_fraction": 0.1},
+        {"schedule": "constant_cooldown", "cooldown_fraction": 0.95},
     ],
 )
 def test_nonsense_is_refused(wrong):
-    with pytest.raises(InputError, match=next(iter(wrong))):
+    with pytest.raises(
+        InputError, match=next(iter(wrong)) if wrong.get("schedule") != "constant_cooldown" else "cool-down"
+    ):
         replace(CONFIG, **wrong)
+
+
+@pytest.mark.parametrize("name", ["schedule", "parallel", "weight_decay_on", "precision", "optimiser"])
+def test_an_unknown_choice_is_refused_with_the_known_ones(name):
+    """The constructor's types are checked under test before it can say so itself, so past the constructor."""
+    config = replace(CONFIG)
+    object.__setattr__(config, name, "linear")
+    with pytest.raises(InputError, match=f"{name} is one of .*; got 'linear'"):
+        config.__post_init__()

@@ -51,6 +51,19 @@ def test_opening_again_with_the_same_origin_continues(tmp_path):
         assert run.read_card()["seconds"] == 2.5
 
 
+def test_a_run_from_before_a_field_existed_is_continued_when_told_its_default(tmp_path):
+    with open_run(tmp_path, replace(ORIGIN, configuration={"seed": 3})):
+        pass
+
+    def complete(stored):
+        return {"planner": {"samples": 200, "bounds": [-1.0, 1.0]}, **stored}
+
+    with open_run(tmp_path, ORIGIN, complete=complete) as run:
+        assert run.read_card()["configuration"] == {"seed": 3}
+    with pytest.raises(InputError, match="planner"), open_run(tmp_path, ORIGIN):
+        pass
+
+
 def test_another_configuration_is_refused_and_the_fields_shown(tmp_path):
     with open_run(tmp_path, ORIGIN):
         pass
@@ -116,7 +129,7 @@ def test_weights_carry_their_origin_and_everything_stays_inside(tmp_path):
     before = files_under(tmp_path)
     with open_run(tmp_path / "run", ORIGIN, tensorboard=True) as run:
         run.log({"stage": "encoder", "update": 1, "loss": 1.0})
-        run.save_product(run.weights, nn.Linear(2, 1), stage="encoder", update=1)
+        run.save_product(run.weights, nn.Linear(2, 1).state_dict(), stage="encoder", update=1)
     card = read_weights(run.weights).card
     assert (card["recipe"], card["data"], card["stage"]) == ("two_rooms", "abc", "encoder")
     made = {name for name in files_under(tmp_path) - before if not name.startswith("run/events/encoder/")}

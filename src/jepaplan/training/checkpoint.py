@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def atomic_write(path: Path, payload: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise InputError(
@@ -61,13 +62,21 @@ def atomic_write(path: Path, payload: bytes) -> None:
         ) from error
 
 
-def _flush_folder(folder: Path) -> None:
-    # A rename survives a power cut only when the folder that names the file reached the disk.
+def flush_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk: a rename survives a power cut only when they are there."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all that is in it; what is not there is no error."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _pack(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> bytes:

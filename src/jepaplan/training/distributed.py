@@ -64,6 +64,20 @@ def alone() -> Generator[None, None, None]:
         _alone = before
 
 
+_parts = 1
+
+
+@contextmanager
+def in_parts(count: int) -> Generator[None, None, None]:
+    """Inside, an objective sees one of `count` parts of its items, so nothing can be gathered."""
+    global _parts
+    before, _parts = _parts, count
+    try:
+        yield
+    finally:
+        _parts = before
+
+
 def processes() -> Processes:
     """This process among those that train together; alone outside `distributed()` and inside `alone()`."""
     if not _alone and dist.is_available() and dist.is_initialized():
@@ -119,6 +133,13 @@ class _Gather(torch.autograd.Function):
 
 def gather(own: Shaped[Tensor, "B_own ..."]) -> Shaped[Tensor, "B ..."]:
     """The rows of all processes in order of rank, with gradients; with one process, `own` itself."""
+    if _parts > 1:
+        raise InputError(
+            "this loss looks at all items of a batch together, but with "
+            f"accumulate={_parts} it sees a part of them at a time: the mean of the parts' losses is another "
+            "loss. Use accumulate=1 with more processes or a smaller batch, or a loss that is a mean over "
+            "items."
+        )
     if processes().world == 1:
         return own
     if own.dtype == torch.bool:  # gloo has no boolean collective
@@ -173,6 +194,17 @@ def shard(batch: Any, size: int, who: Processes) -> Any:
         return tensor[who.rank * part : (who.rank + 1) * part]
 
     return map_tensors(own, batch)
+
+
+def cut(share: Any, size: int, parts: int) -> list[Any]:
+    """A process's `size` items in `parts` equal, contiguous parts."""
+    if size % parts:
+        raise InputError(
+            f"each process has {size} items of the batch, which cannot be cut into accumulate={parts} equal "
+            "parts; unequal ones would weigh items unequally. Use a batch that the number of processes times "
+            "accumulate divides."
+        )
+    return [shard(share, size, Processes(part, parts)) for part in range(parts)]
 
 
 @torch.no_grad()

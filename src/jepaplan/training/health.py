@@ -13,13 +13,22 @@ information and would hide the rest. The rank of a point is 1.
 
 The copy baseline answers a rollout with the latent it started from. A predictor that does not beat it has
 learned nothing about actions, however small its loss.
+
+An objective whose only protection is a moving average can also collapse in part: its loss drops, and rank,
+spread and use of the latent fall behind what they were (V-JEPA 2's authors tell users to expect this and to
+watch more than the loss: facebookresearch/vjepa2, issues 44, 56, 74, 109). `CollapseWatch` holds each look
+beside the best one so far; `running_probe` is a cheap measure of use.
 """
 
+import dataclasses
 import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from jepaplan.types import InputError
@@ -43,6 +52,7 @@ class Health:
     rollout_errors: dict[int, float]  # horizon in model steps -> mean squared error of the predictor
     copy_errors: dict[int, float]  # the same for a predictor that repeats the first latent
     warnings: list[str]
+    probe_accuracy: float | None = None  # of `running_probe`, where labels are known
 
     def metrics(self) -> dict[str, float]:
         """The numbers under flat names, for a learning curve."""
@@ -56,6 +66,8 @@ class Health:
         for horizon, error in self.rollout_errors.items():
             numbers[f"rollout_error_{horizon}"] = error
             numbers[f"copy_error_{horizon}"] = self.copy_errors[horizon]
+        if self.probe_accuracy is not None:
+            numbers["probe_accuracy"] = self.probe_accuracy
         return {f"health/{name}": number for name, number in numbers.items()}
 
 
@@ -153,3 +165,133 @@ def _rollout_warnings(imagined: dict[int, float], copied: dict[int, float]) -> l
         "against "
         f"{copied[step]:.3g} after {step} model steps)."
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollapseLimits:
+    """How far a number may fall behind its own best before it is worth a warning."""
+
+    rank: float = 0.5  # share of the best effective rank that must be left
+    std: float = 0.5  # share of the best standard deviation that must be left, in itself and beside the size
+    probe: float = 0.15  # accuracy that may be lost; probes of few items are noisy, so not a share
+    settle: int = 5  # looks before ranks count: that of random weights is high, and falls as they learn
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "std", "probe"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"limits of a fall lie between 0 and 1; got {name}={getattr(self, name)}")
+        if self.settle < 0:
+            raise InputError(f"settle counts looks, so it is not negative; got {self.settle}")
+
+
+_RANK, _STD, _SPREAD, _PROBE = (
+    f"health/{name}" for name in ("effective_rank", "std_median", "spread", "probe_accuracy")
+)
+_WORDS = {
+    _RANK: "effective rank",
+    _STD: "standard deviation (median over its dimensions)",
+    _SPREAD: "spread beside its size",
+    _PROBE: "running probe's accuracy",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peaks:
+    """How often the latent was looked at, and the best of each watched number; state in, state out."""
+
+    looks: int = 0
+    best: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def after(self, row: Mapping[str, Any], limits: CollapseLimits) -> "Peaks":
+        """With one more row of metrics; rows without a look at the latent change nothing."""
+        if _RANK not in row:
+            return self
+        best = dict(self.best)
+        for name in _WORDS:
+            value = row.get(name)
+            counts = name != _RANK or self.looks >= limits.settle
+            if counts and value is not None and math.isfinite(value):
+                best[name] = max(value, best.get(name, -math.inf))
+        return Peaks(looks=self.looks + 1, best=best)
+
+
+class CollapseWatch:
+    """Adds a warning to each look at the latent that is far worse than the best look before.
+
+    `peaks` is all it remembers. A run that may be killed passes `history`, the rows of its stage's learning
+    curves so far, and has nothing to save.
+    """
+
+    def __init__(
+        self,
+        limits: CollapseLimits | None = None,
+        history: Callable[[], Iterable[Mapping[str, Any]]] = tuple,
+        peaks: Peaks | None = None,
+    ) -> None:
+        self.limits = limits or CollapseLimits()
+        self.history = history
+        self.peaks = peaks or Peaks()
+
+    def judge(self, health: Health) -> Health:
+        """The same look, with what it says beside the looks before."""
+        recorded = Peaks()
+        for row in self.history():
+            recorded = recorded.after(row, self.limits)
+        # The curves lag behind what this process saw, and know what earlier ones did.
+        if recorded.looks > self.peaks.looks:
+            self.peaks = recorded
+        words = fallen(health.metrics(), self.peaks.best, self.limits)
+        self.peaks = self.peaks.after(health.metrics(), self.limits)
+        return dataclasses.replace(health, warnings=[*health.warnings, *words])
+
+
+def fallen(now: Mapping[str, float], best: Mapping[str, float], limits: CollapseLimits) -> list[str]:
+    """Words for each watched number that is too far below its best."""
+    allowed = {
+        _RANK: limits.rank * best.get(_RANK, -math.inf),
+        _STD: limits.std * best.get(_STD, -math.inf),
+        _SPREAD: limits.std * best.get(_SPREAD, -math.inf),
+        _PROBE: best.get(_PROBE, -math.inf) - limits.probe,
+    }
+    return [
+        f"the latent's {words} fell to {now[name]:.3g} from {best[name]:.3g} at its best: it may be "
+        "collapsing in part, and a falling loss would be no comfort. Lower the learning rate or raise the "
+        "decay of the target encoder, and go back to a checkpoint from before the fall."
+        for name, words in _WORDS.items()
+        if name in now and now[name] < allowed[name]
+    ]
+
+
+@torch.no_grad()
+def running_probe(
+    latents: Float[Tensor, "fitted D"],
+    labels: Int[Tensor, " fitted"],
+    held_out: Float[Tensor, "held D"],
+    held_out_labels: Int[Tensor, " held"],
+    ridge: float = 0.1,
+) -> float:
+    """Held-out accuracy of the linear map that regresses labels on latents, in closed form.
+
+    `ridge` is the penalty as a share of the variance of a standardised number. The largest output is the
+    answer; a constant latent answers with the most frequent label. Cheap and without chance, for watching a
+    run; `evaluation.video_probes` measures what is reported.
+    """
+    if ridge <= 0 or len(latents) < 2:
+        raise InputError(
+            f"a running probe needs two labelled latents or more and a positive ridge; got {len(latents)} "
+            f"and {ridge}"
+        )
+    fitted, tested = latents.double(), held_out.double()
+    std, centre = torch.std_mean(fitted, dim=0, unbiased=False)
+    # Rounding is no information: what varies by less than it counts as constant.
+    alive = std > 1e-6 * fitted.square().mean().sqrt()
+    scale = torch.where(alive, 1 / std, 0.0)
+    inputs = (fitted - centre) * scale
+    classes = int(torch.cat([labels, held_out_labels]).max()) + 1
+    answers = F.one_hot(labels, classes).double()
+    shares = answers.mean(0)
+    gram = inputs.T @ inputs / len(inputs)
+    penalty = ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    weights = torch.linalg.solve(gram + penalty, inputs.T @ (answers - shares) / len(inputs))
+    scores = (tested - centre) * scale @ weights + shares
+    return (scores.argmax(-1) == held_out_labels).double().mean().item()

@@ -4,8 +4,13 @@ Kingma and Ba, "Adam: A Method for Stochastic Optimization", arXiv 1412.6980; Lo
 "Decoupled Weight Decay Regularization", arXiv 1711.05101, for `optimiser="adamw"`.
 
     paper     here
-    alpha     learning_rate, shaped by `schedules.warmup_cosine`
+    alpha     learning_rate, shaped by one of `schedules`
     t         update           counts updates done, from 1; the batch of an update is named by t - 1
+
+An update's batch is drawn as one, each process takes its share, and `accumulate` cuts the share into equal
+parts that go through the objective one after the other; their losses are averaged. So neither the number of
+processes nor that of parts changes what is trained, as long as the loss is a mean over items. A loss that
+looks at all items together (it calls `distributed.gather`) is not, and is refused in parts.
 
 The batch of an update depends on the seed, the stage's name and the number of the update only. So a
 checkpoint holds parameters, buffers, the optimiser's moments and one counter, no generator, and training from
@@ -13,30 +18,27 @@ it repeats the same numbers: to the bit on a CPU with the same number of threads
 """
 
 import math
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from types import FrameType
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from jepaplan.training import distributed
-from jepaplan.training.checkpoint import load_weights
 from jepaplan.training.health import Health
 from jepaplan.training.runs import RunDirectory, to_json
-from jepaplan.training.schedules import warmup_cosine
+from jepaplan.training.signals import requests_to_stop
 from jepaplan.training.stage import Diverged, FitConfig, FitResult, Interrupted, Progress, Stage
 from jepaplan.training.state import Counters, TrainingState
 from jepaplan.types import InputError, SeedTree
 
 _AGREE_EVERY = (
-    10  # updates between asking all processes whether one was told to stop; asking costs a round trip
+    10  # updates between asking all processes whether one must stop or save; asking costs a round trip
 )
 
 
@@ -59,7 +61,7 @@ def fit(
         trainer.note_in_card()
         return trainer.result()
     devices = [trainer.device] if trainer.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), _requests_to_stop() as asked:
+    with torch.random.fork_rng(devices=devices), requests_to_stop() as asked:
         while trainer.counters.update < config.updates:
             trainer.advance()
             if trainer.must_stop(bool(asked)):
@@ -71,27 +73,6 @@ def fit(
                 )
     trainer.finish()
     return trainer.result()
-
-
-@contextmanager
-def _requests_to_stop() -> Generator[list[int], None, None]:
-    """Signals received so far; the loop looks between updates. The second Ctrl-C interrupts at once."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread may handle signals
-        return
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -140,45 +121,60 @@ class _Trainer:
             self.counters, refused = restored
             for message in refused:
                 warnings.warn(f"continuing from an older checkpoint. {message}", stacklevel=3)
-        distributed.start_equal(self.stage.objective)
+        self.state.layout.start_equal(self.stage.objective)
         self.resumed_from = self.counters.update
         if not self.counters.finished:
             self.run.rewind(self.stage.name, self.counters.update)
         distributed.barrier()
         self.started = self.saved_at = time.monotonic()
 
-    def batch(self) -> Any:
-        """This process's share of the batch of the coming update."""
-        generator = self.seeds.torch(self.stage.name, "batch", self.counters.update)
-        sampled = self.stage.sample(generator, self.config.batch)
-        own = distributed.shard(sampled, self.config.batch, self.processes)
-        loaded = own if self.stage.load is None else self.stage.load(own)
-        return distributed.map_tensors(lambda tensor: tensor.to(self.device, non_blocking=True), loaded)
+    def parts(self) -> Iterator[Any]:
+        """This process's share of the batch of the coming update, part by part."""
+        config, update = self.config, self.counters.update
+        if self.stage.before_update is not None:
+            self.stage.before_update(update)
+        sampled = self.stage.sample(self.seeds.torch(self.stage.name, "batch", update), config.batch)
+        own = distributed.shard(sampled, config.batch, self.processes)
+        for part in distributed.cut(own, config.batch // self.processes.world, config.accumulate):
+            loaded = part if self.stage.load is None else self.stage.load(part)
+            yield distributed.map_tensors(lambda tensor: tensor.to(self.device, non_blocking=True), loaded)
+
+    def learn(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The gradients of one update, and the loss and metrics of this process's share."""
+        self.state.optimiser.zero_grad(set_to_none=True)
+        count, seen = self.config.accumulate, list[dict[str, Tensor]]()
+        for batch in self.parts():
+            with self.autocast(self.config.precision == "bf16"), distributed.in_parts(count):
+                loss, metrics = self.stage.objective(batch)
+            (loss / count).backward()
+            seen.append({name: value.detach() for name, value in {"loss": loss, **metrics}.items()})
+        self.state.layout.average_gradients(self.state.parameters)
+        metrics = seen[0]
+        if count > 1:
+            metrics = {name: torch.stack([part[name].float() for part in seen]).mean(0) for name in metrics}
+        return metrics.pop("loss"), metrics
+
+    def autocast(self, enabled: bool) -> torch.autocast:
+        """Inside, each operation takes bf16 where that is good enough for it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def advance(self) -> None:
         """One update, and all that is due after it."""
-        config, update = self.config, self.counters.update
+        update = self.counters.update
         # An objective should not draw from torch's global generator; one that does is resumable all the same.
         # Not `torch.manual_seed`: it also queues a call, traceback and all, for every accelerator not in use.
         seed = self.seeds[self.stage.name, "global", update, self.processes.rank]
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        learning_rate = warmup_cosine(
-            update, config.updates, config.learning_rate, config.warmup_fraction, config.final_fraction
-        )
-        batch = self.batch()
-        self.state.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss, metrics = self.stage.objective(batch)
-        loss.backward()
-        distributed.average_gradients(self.state.parameters)
+        loss, metrics = self.learn()
+        learning_rate = self.config.learning_rate_at(update)
         norm = self.state.step(learning_rate)
         if self.stage.after_update is not None:
             self.stage.after_update(update + 1)
         self.counters = replace(self.counters, update=update + 1)
-        self.finite &= torch.isfinite(loss.detach()) & torch.isfinite(norm)
-        self.after(loss.detach(), metrics, {"learning_rate": learning_rate, "gradient_norm": norm})
+        self.finite &= torch.isfinite(loss) & torch.isfinite(norm)
+        self.after(loss, metrics, {"learning_rate": learning_rate, "gradient_norm": norm})
 
     def after(self, loss: Tensor, metrics: Mapping[str, Tensor], facts: Mapping[str, float | Tensor]) -> None:
         """Log, evaluate, examine and save, each in its time; `finish` saves after the last update."""
@@ -191,7 +187,9 @@ class _Trainer:
             row = {name: float(value) for name, value in {**averaged, **facts}.items()}
             self.check_finite(row)
             better = False
-            with _examining(self.stage.objective):
+            # Sharded parameters are gathered in bf16, so whoever calls them needs autocast, here as well.
+            half = config.precision == "bf16" and config.parallel == "sharded"
+            with _examining(self.stage.objective), self.autocast(half):
                 if examines and self.stage.health is not None:
                     row |= self.examine(self.stage.health())
                 if evaluates and self.stage.evaluate is not None:
@@ -199,10 +197,8 @@ class _Trainer:
                     row |= held_out
                     better = self.note_best(held_out)
             self.log(row)
-            if better:
-                self.run.save_product(
-                    self.run.best, self.stage.exported, stage=self.stage.name, update=update, metrics=row
-                )
+            if evaluates and distributed.any_process(better, self.device):
+                self.save_product(self.run.best)
                 if not last:
                     self.save()
         if not last and self.save_is_due():
@@ -274,27 +270,28 @@ class _Trainer:
         """By count or by clock, whichever comes first."""
         limit = self.config.save_seconds
         late = limit is not None and time.monotonic() - self.saved_at > limit
-        return late or self.counters.update % self.config.save_every == 0
+        return self.agreed(late) or self.counters.update % self.config.save_every == 0
 
     def must_stop(self, asked: bool) -> bool:
-        """Whether to stop now; several processes stop together, or the rest would wait for ever."""
-        if self.counters.update == self.config.updates:
-            return False
+        """Whether to stop now."""
+        return self.counters.update < self.config.updates and self.agreed(asked)
+
+    def agreed(self, wish: bool) -> bool:
+        """Whether a process has a wish that all must follow together, or the rest would wait for ever."""
         if self.processes.world == 1:
-            return asked
-        return self.counters.update % _AGREE_EVERY == 0 and distributed.any_process(asked, self.device)
+            return wish
+        return self.counters.update % _AGREE_EVERY == 0 and distributed.any_process(wish, self.device)
+
+    def save_product(self, path: Path) -> None:
+        """The product as it is now."""
+        facts = {"stage": self.stage.name, "update": self.counters.update, "metrics": self.counters.metrics}
+        self.run.save_product(path, self.state.layout.whole(self.stage.exported), **facts)
 
     def save(self) -> None:
         """A checkpoint: curves first, then the product, then the state that promises both."""
         self.run.flush()
-        if self.processes.writes:
-            facts = {
-                "stage": self.stage.name,
-                "update": self.counters.update,
-                "metrics": self.counters.metrics,
-            }
-            self.run.save_product(self.run.weights, self.stage.exported, **facts)
-            self.state.save(replace(self.counters, seconds=self.seconds))
+        self.save_product(self.run.weights)
+        self.state.save(replace(self.counters, seconds=self.seconds))
         self.saved_at = time.monotonic()
 
     def finish(self) -> None:
@@ -302,7 +299,7 @@ class _Trainer:
         self.check_finite(self.counters.metrics)
         if self.config.keep_best and self.counters.best is not None:
             distributed.barrier()  # the first process may still be writing the file
-            load_weights(self.run.best, self.stage.exported)
+            self.state.layout.fill(self.stage.exported, self.run.best)
         self.counters = replace(self.counters, seconds=self.seconds, finished=True)
         self.started = time.monotonic()
         self.save()

@@ -80,3 +80,9 @@ def hardware() -> dict[str, str | int]:
         "python": platform.python_version(),
         "system": platform.system(),
     }
+
+
+def machine() -> str:
+    """The same in one line, as tables name it."""
+    found = hardware()
+    return f"{found['processor']}, {found['threads']} threads, gpu {found['gpu']}"

@@ -16,16 +16,16 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from torch import nn
+from torch import Tensor
 
 from jepaplan.training import provenance
-from jepaplan.training.checkpoint import PARTIAL, atomic_write, save_weights
+from jepaplan.training.checkpoint import PARTIAL, atomic_write, remove, save_weights
 from jepaplan.training.distributed import barrier, processes
 from jepaplan.types import InputError
 
@@ -177,15 +177,15 @@ class RunDirectory:
         rows = [row for row in self.read_metrics() if row["stage"] != stage or row["update"] <= update]
         atomic_write(self.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
-    def save_product(self, path: Path, product: nn.Module, **facts: Any) -> None:
-        """Write a module's tensors with a card that says which run, stage and update they are from."""
+    def save_product(self, path: Path, tensors: Mapping[str, Tensor], **facts: Any) -> None:
+        """Write a product's tensors with a card that says which run, stage and update they are from."""
         self.require_open()
         if self._writes:
             card = self.read_card()
             origin = {
                 name: card[name] for name in ("recipe", "configuration", "data", "seed", "commit", "version")
             }
-            save_weights(path, product.state_dict(), {**origin, **to_json(facts)})
+            save_weights(path, tensors, {**origin, **to_json(facts)})
 
     def update_card(self, stage: str, facts: Mapping[str, Any]) -> None:
         """Note in the card what a stage has come to."""
@@ -242,9 +242,15 @@ def _summary_writer() -> Any:
 
 @contextmanager
 def open_run(
-    path: Path | str, origin: Origin, tensorboard: bool = False
+    path: Path | str,
+    origin: Origin,
+    tensorboard: bool = False,
+    complete: Callable[[Any], Any] | None = None,
 ) -> Generator[RunDirectory, None, None]:
-    """Open a run for training, new or to be continued. Among several processes only the first writes."""
+    """Open a run for training, new or to be continued. Among several processes only the first writes.
+
+    `complete` gives a stored configuration the fields that came after it was written, with their defaults.
+    """
     run = RunDirectory(path)
     if tensorboard:
         _summary_writer()  # before hours of training, not after
@@ -260,9 +266,9 @@ def open_run(
             f"cannot make the run folder {path}: {error.strerror}. Choose another path."
         ) from error
     with _locked(run.path):
-        _compare_or_begin(run, origin)
-        for leftover in run.path.rglob(f".*{PARTIAL}"):
-            leftover.unlink(missing_ok=True)
+        _compare_or_begin(run, origin, complete or (lambda configuration: configuration))
+        for leftover in list(run.path.rglob(f".*{PARTIAL}")):
+            remove(leftover)
         barrier()
         run.start(writes=True, tensorboard=tensorboard)
         try:
@@ -289,7 +295,7 @@ def _locked(path: Path) -> Generator[None, None, None]:
         yield
 
 
-def _compare_or_begin(run: RunDirectory, origin: Origin) -> None:
+def _compare_or_begin(run: RunDirectory, origin: Origin, complete: Callable[[Any], Any]) -> None:
     asked = to_json(origin)
     source = {
         "commit": provenance.commit(),
@@ -305,7 +311,8 @@ def _compare_or_begin(run: RunDirectory, origin: Origin) -> None:
             )
         write_json(run.card, {**asked, **source, "stages": {}, "seconds": 0.0})
     card = run.read_card()
-    changed = differences({name: card.get(name) for name in asked}, asked)
+    begun = {name: card.get(name) for name in asked}
+    changed = differences({**begun, "configuration": complete(begun["configuration"])}, asked)
     if changed:
         raise InputError(
             f"{run.path} holds a run that was begun differently (begun -> asked now):\n  "

@@ -8,7 +8,7 @@ top of it is two stages of one run.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from jepaplan.training.health import Health
+from jepaplan.training.schedules import Plateau, warmup_constant_cooldown, warmup_cosine
 from jepaplan.types import InputError
 
 
@@ -42,6 +43,12 @@ class Stage:
     """Examines the latent; called like `evaluate`."""
     after_update: Callable[[int], None] | None = None
     """Called with the number of updates done; for moving averages and the like."""
+    before_update: Callable[[int], None] | None = None
+    """Called with the number of updates done before a batch is drawn, after a resume too: a stage whose clips
+    grow or whose data goes in epochs learns from it where it is, and has nothing to save."""
+    shard_units: Callable[[], Sequence[nn.Module]] | None = None
+    """With `parallel="sharded"`: modules that are gathered one at a time, inner ones before those that hold
+    them (blocks, then the encoder). What is called on its own, outside `objective.forward`, must be one."""
     frames_per_item: int = 1
     """Frames that one item of the batch holds; only counted."""
 
@@ -67,9 +74,15 @@ class FitConfig:
     learning_rate: float = 7e-4  # at the end of the warm-up
     optimiser: Literal["adam", "adamw"] = "adam"  # adamw decouples the weight decay from the gradient
     weight_decay: float = 0.0
+    weight_decay_on: Literal["all", "matrices"] = "all"  # matrices: biases, gains, scalars do not decay
     betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["cosine", "constant_cooldown"] = "cosine"  # after the warm-up
+    initial_fraction: float = 0.0  # of the learning rate, where the warm-up starts; constant_cooldown only
     warmup_fraction: float = 0.1  # of all updates
+    cooldown_fraction: float = 0.0  # of all updates, at the end; constant_cooldown only
     final_fraction: float = 0.001  # of the learning rate, reached at the last update
+    accumulate: int = 1  # parts of a process's share that go through the objective one after the other
+    parallel: Literal["replicated", "sharded"] = "replicated"  # sharded: processes share parameters (FSDP2)
     gradient_clip: float | None = None  # largest norm of the whole gradient; none: only measured
     precision: Literal["fp32", "bf16"] = "fp32"  # of activations; parameters and optimiser stay fp32
     seed: int = 0
@@ -85,7 +98,15 @@ class FitConfig:
     keep_best: bool = False  # end the stage with the best weights instead of the last
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch", "log_every", "evaluate_every", "health_every", "save_every"):
+        for name in (
+            "updates",
+            "batch",
+            "accumulate",
+            "log_every",
+            "evaluate_every",
+            "health_every",
+            "save_every",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(
                     f"{name} counts updates or items, so it is at least 1; got {getattr(self, name)}"
@@ -96,9 +117,19 @@ class FitConfig:
             raise InputError(f"weight_decay must not be negative; got {self.weight_decay}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas are decays in [0, 1); got {self.betas}")
-        for name in ("warmup_fraction", "final_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is a fraction between 0 and 1; got {getattr(self, name)}")
+        self._check_choices()
+        plateau = self.plateau  # refuses fractions that are none
+        if self.schedule == "cosine" and (plateau.cooldown_fraction or plateau.initial_fraction):
+            raise InputError(
+                "cooldown_fraction and initial_fraction belong to schedule='constant_cooldown'; the cosine "
+                f"begins at zero and falls all the time. Got {self.cooldown_fraction:g} and "
+                f"{self.initial_fraction:g}"
+            )
+        if self.batch % self.accumulate:
+            raise InputError(
+                f"a batch of {self.batch} items cannot be cut into accumulate={self.accumulate} equal parts; "
+                f"use a batch of {max(self.batch - self.batch % self.accumulate, self.accumulate)} items"
+            )
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise InputError(
                 f"gradient_clip is a norm, so positive, or None to only measure; got {self.gradient_clip}"
@@ -108,9 +139,40 @@ class FitConfig:
         if self.keep_best and self.best_metric is None:
             raise InputError("keep_best needs to know what is best: set best_metric to a held-out metric")
 
+    def _check_choices(self) -> None:
+        choices = {
+            "optimiser": ("adam", "adamw"),
+            "schedule": ("cosine", "constant_cooldown"),
+            "weight_decay_on": ("all", "matrices"),
+            "precision": ("fp32", "bf16"),
+            "parallel": ("replicated", "sharded"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is one of {', '.join(known)}; got {getattr(self, name)!r}")
 
-PACE = frozenset({"log_every", "save_every", "save_seconds", "health_every"})
-"""Fields that change what is written and when, never what is trained; they may differ on resume."""
+    @property
+    def plateau(self) -> Plateau:
+        """The fractions of the schedule."""
+        return Plateau(
+            warmup_fraction=self.warmup_fraction,
+            cooldown_fraction=self.cooldown_fraction,
+            initial_fraction=self.initial_fraction,
+            final_fraction=self.final_fraction,
+        )
+
+    def learning_rate_at(self, update: int) -> float:
+        """The learning rate of update number `update`, counted from 0."""
+        if self.schedule == "constant_cooldown":
+            return warmup_constant_cooldown(update, self.updates, self.learning_rate, self.plateau)
+        return warmup_cosine(
+            update, self.updates, self.learning_rate, self.warmup_fraction, self.final_fraction
+        )
+
+
+PACE = frozenset({"log_every", "save_every", "save_seconds", "health_every", "accumulate"})
+"""Fields that may differ on resume: what is written and when, and how an update's items are divided, which
+the number of processes changes as well. None of them changes what is trained beyond rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,17 @@
 """The state of a stage's training: parameters, buffers, the optimiser's moments and the counters.
 
-It is one checked safetensors file per checkpoint, `state/<stage>/<update>.safetensors`, and its JSON card is
-the index:
+It is one checked safetensors file per checkpoint, `state/<stage>/<update>.safetensors` (a folder of them,
+`<update>.sharded`, where the processes share the parameters), and its JSON card is the index:
 
     model/<name>                  every tensor of the objective, trained or not
     optimiser/<name>/<moment>     the optimiser's tensors of a trained parameter
     card                          counters and the `FitConfig` it was trained with
 
-Two generations are kept. A file is renamed into place only once it is whole, so a kill at any moment leaves
-at least one.
+Two generations are kept. A checkpoint is renamed into place only once it is whole, so a kill at any moment
+leaves at least one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jepaplan.training.checkpoint import Weights, check_shapes, read_weights, save_weights
+from jepaplan.training.checkpoint import check_shapes, remove
+from jepaplan.training.distributed import processes
+from jepaplan.training.layout import Replicated, Stored, open_layout
 from jepaplan.training.runs import differences, to_json
 from jepaplan.training.stage import PACE, FitConfig, Stage
 from jepaplan.types import InputError
@@ -51,29 +54,27 @@ class TrainingState:
 
     def __init__(self, stage: Stage, config: FitConfig, folder: Path) -> None:
         self.objective, self.config, self.folder = stage.objective, config, folder
-        trained = {name: value for name, value in stage.objective.named_parameters() if value.requires_grad}
-        if not trained:
+        if not any(value.requires_grad for value in stage.objective.parameters()):
             raise InputError(
                 f"the objective of stage {stage.name!r} has no parameter with requires_grad, so there is "
                 "nothing to train; "
                 "make sure that the modules it uses are its attributes and not all are frozen"
             )
-        self.names, self.parameters = list(trained), list(trained.values())
+        self.layout = open_layout(stage, config)  # before the optimiser: sharding replaces the parameters
+        groups = _groups(stage.objective, config)
+        self.names = [name for group in groups for name in group.names]
+        self.parameters = [value for group in groups for value in group.parameters]
         kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
         self.optimiser = kind(
-            self.parameters,
+            [{"params": group.parameters, "weight_decay": group.weight_decay} for group in groups],
             lr=config.learning_rate,
             betas=config.betas,
-            weight_decay=config.weight_decay,
             foreach=True,
         )
 
     def step(self, learning_rate: float) -> Tensor:
         """Let the optimiser use the gradients; returns their norm before clipping."""
-        gradients = [value.grad for value in self.parameters if value.grad is not None]
-        norm = nn.utils.get_total_norm(gradients, foreach=True)
-        if self.config.gradient_clip is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.config.gradient_clip, norm, foreach=True)
+        norm = self.layout.clip(self.parameters, self.config.gradient_clip)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
         self.optimiser.step()
@@ -92,30 +93,34 @@ class TrainingState:
         tensors = {f"model/{name}": value for name, value in self.objective.state_dict().items()}
         if not counters.finished:
             tensors |= self._moments()
-        written = self.folder / f"{counters.update:09d}.safetensors"
-        save_weights(written, tensors, {"counters": to_json(counters), "config": to_json(self.config)})
-        before = [path for path in self._files() if path < written]
+        written = self.folder / f"{counters.update:09d}{self.layout.suffix}"
+        card = {"counters": to_json(counters), "config": to_json(self.config)}
+        self.layout.write(written, tensors, card)
+        if not processes().writes:
+            return
+        before = [path for path in self._checkpoints() if path.stem < written.stem]
         keep = {written, *before[: _GENERATIONS - 1]}
-        for path in self._files():
+        for path in self._checkpoints():
             if path not in keep:
-                path.unlink(missing_ok=True)
+                remove(path)
 
-    def _files(self) -> list[Path]:
-        """Checkpoints, newest first."""
-        return sorted(self.folder.glob("[0-9]*.safetensors"), reverse=True)
+    def _checkpoints(self) -> list[Path]:
+        """Files or folders, newest first."""
+        return sorted(self.folder.glob("[0-9]*.s*"), reverse=True)
 
     def restore(self) -> tuple[Counters, list[str]] | None:
         """Load the newest readable checkpoint, and say which newer ones were refused; None without any."""
         refused: list[str] = []
-        for path in self._files():
+        for path in self._checkpoints():
+            self._check_kind(path)
             try:
-                weights = read_weights(path)
+                stored = self.layout.read(path)
             except InputError as error:
                 refused.append(str(error))
                 continue
-            self._check_config(path, weights.card["config"])
-            counters = Counters.from_json(weights.card["counters"])
-            self._load(path, weights, counters)
+            self._check_config(path, stored.card["config"])
+            counters = Counters.from_json(stored.card["counters"])
+            self._load(path, stored, counters)
             return counters, refused
         if refused:
             raise InputError(
@@ -125,8 +130,18 @@ class TrainingState:
             )
         return None
 
+    def _check_kind(self, path: Path) -> None:
+        if path.suffix != self.layout.suffix:
+            was = "replicated" if path.suffix == Replicated.suffix else "sharded"
+            raise InputError(
+                f"{path} was written with parallel={was!r}; now it is {self.config.parallel!r}. Continue as "
+                "it was begun, or train into another folder."
+            )
+
     def _check_config(self, path: Path, stored: dict[str, Any]) -> None:
         now = to_json(self.config)
+        # A checkpoint of an earlier version lacks later fields; it was trained with what are their defaults.
+        stored = {**to_json(FitConfig(updates=1)), **stored}
         changed = differences(
             {name: value for name, value in stored.items() if name not in PACE},
             {name: value for name, value in now.items() if name not in PACE},
@@ -137,28 +152,62 @@ class TrainingState:
                 "Continuing would train neither. Use the settings from then, or another folder."
             )
 
-    def _load(self, path: Path, weights: Weights, counters: Counters) -> None:
+    def _load(self, path: Path, stored: Stored, counters: Counters) -> None:
         """Everything is checked before anything is copied."""
-        model = _under("model/", weights.tensors)
-        moments = _under("optimiser/", weights.tensors)
-        check_shapes(path, model, {name: value.shape for name, value in self.objective.state_dict().items()})
-        by_name: dict[str, dict[str, Tensor]] = {}
-        for name, value in moments.items():
-            parameter, _, moment = name.rpartition("/")
-            by_name.setdefault(parameter, {})[moment] = value
-        strangers = sorted(set(by_name) - set(self.names))
+        model = {f"model/{name}": value for name, value in self.objective.state_dict().items()}
+        moments: dict[str, Tensor] = {}
+        trained = dict(zip(self.names, self.parameters, strict=True))
+        strangers: set[str] = set()
+        for name, value in _under("optimiser/", stored.outline).items():
+            parameter = name.rpartition("/")[0]
+            if parameter not in trained:
+                strangers.add(parameter)
+            else:  # a moment lies like its parameter; a number, such as Adam's count of steps, is whole
+                like = trained[parameter].detach() if value.ndim else value.new_zeros((), device="cpu")
+                moments[f"optimiser/{name}"] = like
+        shapes = {name: value.shape for name, value in _under("model/", model).items()}
+        check_shapes(path, _under("model/", stored.outline), shapes)
         if strangers:
             raise InputError(
-                f"{path} holds moments of parameters that this stage does not train: {strangers[:5]}. Freeze "
-                "and train "
-                "the same modules as when the stage began, or use another folder."
+                f"{path} holds moments of parameters that this stage does not train: {sorted(strangers)[:5]}"
+                ". Freeze and train the same modules as when the stage began, or use another folder."
             )
-        self.objective.load_state_dict(model)
+        tensors = stored.tensors({**model, **({} if counters.finished else moments)})
+        self.objective.load_state_dict(_under("model/", tensors))
         if not counters.finished:
-            state = {self.names.index(name): values for name, values in by_name.items()}
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in _under("optimiser/", tensors).items():
+                parameter, _, moment = name.rpartition("/")
+                state.setdefault(self.names.index(parameter), {})[moment] = value
             groups = self.optimiser.state_dict()["param_groups"]
             self.optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class _Group:
+    """Parameters that the optimiser treats alike."""
+
+    names: list[str]
+    parameters: list[nn.Parameter]
+    weight_decay: float
+
+
+def _groups(objective: nn.Module, config: FitConfig) -> list[_Group]:
+    """One group, or one for matrices and one for the rest.
+
+    A sharded objective keeps its scalars uncut, and the optimiser does not take both kinds in one group.
+    """
+    members: dict[tuple[bool, bool], list[tuple[str, nn.Parameter]]] = {}
+    for name, value in objective.named_parameters():
+        if value.requires_grad:
+            decays = config.weight_decay_on == "all" or value.ndim >= 2
+            apart = config.parallel == "sharded" and value.ndim == 0
+            members.setdefault((decays, apart), []).append((name, value))
+    return [
+        _Group([name for name, _ in pairs], [value for _, value in pairs], config.weight_decay * decays)
+        for (decays, _), pairs in members.items()
+    ]
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

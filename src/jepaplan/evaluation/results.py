@@ -20,8 +20,8 @@ FIELDS: Mapping[str, tuple[type, ...]] = {
     "instances": (dict,),
     "success": (dict,),
     "training_seeds": (list,),
-    "evaluations_per_step": (int, float),
-    "seconds_per_step": (int, float),
+    "evaluations_per_step": (int, float, type(None)),
+    "seconds_per_step": (int, float, type(None)),
     "commit": (str,),
     "hardware": (str,),
     "command": (str,),
@@ -46,8 +46,8 @@ class ResultRow:
     split: str
     success: SuccessRate
     training_seeds: tuple[int, ...]  # empty for methods that learn nothing
-    evaluations_per_step: float  # predictor calls per environment step and problem
-    seconds_per_step: float  # wall time of one planned step of one problem, when all are planned as one batch
+    evaluations_per_step: float | None  # predictor calls per environment step and problem; None: no planning
+    seconds_per_step: float | None  # wall time of one step of one problem, when all are planned as one batch
     commit: str
     hardware: str
     command: str
@@ -94,12 +94,16 @@ def row_from_json(row: Mapping[str, Any], where: str = "this row") -> ResultRow:
         split=row["instances"]["split"],
         success=rate,
         training_seeds=tuple(row["training_seeds"]),
-        evaluations_per_step=float(row["evaluations_per_step"]),
-        seconds_per_step=float(row["seconds_per_step"]),
+        evaluations_per_step=_number(row["evaluations_per_step"]),
+        seconds_per_step=_number(row["seconds_per_step"]),
         commit=row["commit"],
         hardware=row["hardware"],
         command=row["command"],
     )
+
+
+def _number(value: int | float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def rows_text(rows: Sequence[ResultRow]) -> str:

@@ -16,9 +16,17 @@ import pytest
 
 import tiny_reproductions
 from jepaplan.envs import wall
-from jepaplan.recipes import reproduction_work
-from jepaplan.recipes.reproduction import Claim, Reproduction, Training, read_outcomes
-from jepaplan.recipes.reproduction_work import Left, Silent, WorkOptions, left_open, pieces, work
+from jepaplan.recipes import reproduction_pieces, reproduction_work
+from jepaplan.recipes.reproduction import (
+    Claim,
+    Reproduction,
+    Training,
+    adopt_outcomes,
+    publish_outcomes,
+    read_outcomes,
+)
+from jepaplan.recipes.reproduction_pieces import left_open, pieces, work
+from jepaplan.recipes.reproduction_work import Left, Silent, WorkOptions
 from jepaplan.types import InputError
 from tiny_reproductions import (
     SHORT,
@@ -44,13 +52,13 @@ def calls(monkeypatch):
     """How often anything that takes time was done."""
     counted = Counter()
     for name in ("record_world", "train", "evaluate_cell"):
-        done = getattr(reproduction_work, name)
+        done = getattr(reproduction_pieces, name)
 
         def counting(*arguments, name=name, done=done):
             counted[name] += 1
             return done(*arguments)
 
-        monkeypatch.setattr(reproduction_work, name, counting)
+        monkeypatch.setattr(reproduction_pieces, name, counting)
     return counted
 
 
@@ -192,7 +200,7 @@ def test_what_another_worker_holds_is_waited_for(finished, tmp_path, calls):
     shutil.rmtree(folder / "wall_big_demo" / "seed0" / "outcomes")
     piece = pieces(DEMO, 1)[1]
     lock = folder / "wall_big_demo" / "seed0" / ".locks" / piece.key[-1]
-    with reproduction_work._claimed(lock) as mine:
+    with reproduction_work.claimed(lock) as mine:
         assert mine
         soon = WorkOptions(deadline=time.monotonic() + 3)
         assert work(DEMO, folder, soon) == Left(pieces=1)  # the other evaluation was done meanwhile
@@ -204,7 +212,7 @@ def test_what_another_worker_holds_is_waited_for(finished, tmp_path, calls):
 def test_a_recording_that_another_worker_makes_is_waited_for_and_used(finished, tmp_path, calls):
     (whole,) = finished.rglob("*.h5")
     target = tmp_path / "data" / whole.name
-    with reproduction_work._claimed(target.with_suffix(".lock")) as mine:
+    with reproduction_work.claimed(target.with_suffix(".lock")) as mine:
         assert mine
         half = target.with_name(f".{target.name}.0badcafe.partial")
         half.write_bytes(whole.read_bytes()[:1000])
@@ -320,3 +328,32 @@ def test_a_killed_worker_leaves_a_run_that_another_finishes(finished, tmp_path):
     assert work(both, whole, WorkOptions()) == Left(pieces=0)
     assert weights_of(killed) == weights_of(whole)
     assert outcomes_of(killed) == outcomes_of(whole)
+
+
+def test_what_was_published_is_not_done_again_anywhere(finished, tmp_path, calls):
+    published = tmp_path / "page.outcomes.jsonl"
+    publish_outcomes(DEMO, finished, 1, published)
+    elsewhere = tmp_path / "elsewhere"
+    assert adopt_outcomes(DEMO, elsewhere, published) == 2
+    assert left_open(DEMO, elsewhere, 1) == []
+    assert work(DEMO, elsewhere, WorkOptions()) == Left(pieces=0)
+    assert not calls
+    assert outcomes_of(elsewhere) == outcomes_of(finished)
+    assert adopt_outcomes(DEMO, elsewhere, published) == 0
+    again = tmp_path / "again.outcomes.jsonl"
+    publish_outcomes(DEMO, elsewhere, 1, again)
+    assert again.read_bytes() == published.read_bytes()
+
+
+def test_published_outcomes_of_other_settings_count_for_nothing(finished, tmp_path):
+    published = tmp_path / "page.outcomes.jsonl"
+    publish_outcomes(DEMO, finished, 1, published)
+    (training,) = DEMO.trainings
+    other = replace(training, experiment=replace(training.experiment, held_out=0.2))
+    changed = replace(DEMO, trainings=(other,))
+    assert adopt_outcomes(changed, tmp_path / "elsewhere", published) == 0
+    described = replace(training, experiment=replace(training.experiment, description="in other words"))
+    assert adopt_outcomes(replace(DEMO, trainings=(described,)), tmp_path / "there", published) == 2
+    published.write_text("{\n")
+    with pytest.raises(InputError, match="line 1, is no outcome"):
+        adopt_outcomes(DEMO, tmp_path / "broken", published)

@@ -68,7 +68,8 @@ def found(folder, reproduction, task, label, successes, seed=0, **changes):
     file = outcome_file(folder, training, seed, cell)
     file.parent.mkdir(parents=True, exist_ok=True)
     facts = {
-        "digest": digest(cell),
+        "digest": digest(training, cell),
+        "training": training.name,
         "seed": seed,
         "method": label,
         "task": task,

@@ -26,10 +26,13 @@ from jepaplan.commands.submit import settings, submit
 from jepaplan.commands.train import choose_device
 from jepaplan.evaluation.results import ResultRow, rows_text
 from jepaplan.recipes.catalogue import REPRODUCTIONS
-from jepaplan.recipes.reproduction import Reproduction
+from jepaplan.recipes.reproduction import Reproduction, adopt_outcomes, publish_outcomes
 from jepaplan.recipes.reproduction_chart import draw_success
 from jepaplan.recipes.reproduction_page import cells, write_reproduction_page
-from jepaplan.recipes.reproduction_work import WorkOptions, left_open, work
+from jepaplan.recipes.reproduction_pieces import left_open, work
+from jepaplan.recipes.reproduction_work import Left, WorkOptions
+from jepaplan.recipes.video_page import write_video_page
+from jepaplan.recipes.video_study import VideoStudy, video_pieces, work_on_videos
 from jepaplan.types import InputError
 
 WORK_LEFT = 3  # exit code: nothing is wrong, the same command goes on
@@ -55,7 +58,8 @@ class Options:
     folder: Path | None = None
     """Where runs lie; without it runs/reproduce/NAME-SCALE."""
     page: Path | None = None
-    """Write the page there (FILE.md; FILE.json and FILE.svg beside it); without it into the folder."""
+    """Write the page there (FILE.md; FILE.json, FILE.svg and FILE.outcomes.jsonl beside it); without it into
+    the folder. What lies in FILE.outcomes.jsonl is not done again: any machine can continue a page."""
     processes: int = 1
     """Workers on this machine, sharing the folder. Those that torchrun starts anywhere share it as well."""
     launcher: Literal["local", "slurm"] = "local"
@@ -91,6 +95,16 @@ class Options:
         return self.folder or Path("runs/reproduce") / f"{self.name}-{self.scale}"
 
     @property
+    def page_file(self) -> Path:
+        """Where the page is written."""
+        return self.page or self.place / f"{self.name}.md"
+
+    @property
+    def outcomes_file(self) -> Path:
+        """What was found, instance by instance, beside the page."""
+        return self.page_file.with_suffix(".outcomes.jsonl")
+
+    @property
     def makes(self) -> str:
         """The command that makes these numbers anywhere: how long and by how many does not matter."""
         words = ["jepaplan", "reproduce", self.name, "--scale", self.scale, "--seeds", str(self.seeds)]
@@ -106,6 +120,8 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, prog="jepaplan reproduce", description=__doc__, args=arguments)
     reproduction = find_reproduction(options.name, options.scale)
     wanted = reproduction.only(options.only)
+    if isinstance(reproduction, Reproduction):
+        adopt_outcomes(reproduction, options.place, options.outcomes_file)
     if options.launcher == "slurm":
         worker = [*_SELF, *arguments, "--processes", "1", "--launcher", "local"]
         numbers = submit(worker, options.processes, options.place / "jobs", settings(options.slurm))
@@ -118,7 +134,7 @@ def main(arguments: list[str]) -> int:
         return 0
     sound = _share_out(options, arguments) if options.processes > 1 else _work_here(wanted, options)
     if os.environ.get("RANK", "0") != "0":
-        left = len(left_open(wanted, options.place, options.seeds))
+        left = _left(wanted, options)
     else:
         left = _tell(reproduction, wanted, options)
     if not sound:
@@ -127,7 +143,7 @@ def main(arguments: list[str]) -> int:
     return WORK_LEFT if left and "WORLD_SIZE" not in os.environ else 0
 
 
-def find_reproduction(name: str, scale: Literal["cpu", "full"]) -> Reproduction:
+def find_reproduction(name: str, scale: Literal["cpu", "full"]) -> Reproduction | VideoStudy:
     """The reproduction of that name; an unknown name is refused with the nearest one."""
     if name not in REPRODUCTIONS:
         near = difflib.get_close_matches(name, REPRODUCTIONS, n=1, cutoff=0.4)
@@ -151,7 +167,7 @@ def seconds(limit: str | None) -> float | None:
     return found
 
 
-def _work_here(wanted: Reproduction, options: Options) -> bool:
+def _work_here(wanted: Reproduction | VideoStudy, options: Options) -> bool:
     """Work in this process; whether all trainings were sound."""
     began, limit = time.monotonic(), seconds(options.time_limit)
     if options.threads is not None:
@@ -160,7 +176,7 @@ def _work_here(wanted: Reproduction, options: Options) -> bool:
     if device == "cuda":
         device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     with progress_board() as board:
-        result = work(
+        result = _work(
             wanted,
             options.place,
             WorkOptions(
@@ -174,21 +190,43 @@ def _work_here(wanted: Reproduction, options: Options) -> bool:
     return not result.diverged
 
 
-def _tell(reproduction: Reproduction, wanted: Reproduction, options: Options) -> int:
+def _work(wanted: Reproduction | VideoStudy, folder: Path, options: WorkOptions) -> Left:
+    if isinstance(wanted, VideoStudy):
+        return work_on_videos(wanted, folder, options)
+    return work(wanted, folder, options)
+
+
+def _left(wanted: Reproduction | VideoStudy, options: Options) -> int:
+    """How many of the wanted pieces are not done."""
+    if isinstance(wanted, VideoStudy):
+        return sum(not piece.done(options.place) for piece in video_pieces(wanted, options.seeds))
+    return len(left_open(wanted, options.place, options.seeds))
+
+
+def _tell(
+    reproduction: Reproduction | VideoStudy, wanted: Reproduction | VideoStudy, options: Options
+) -> int:
     """Write the page and say where it is; how many of the wanted pieces are left."""
-    page = options.page or options.place / f"{options.name}.md"
-    known = cells(reproduction, options.place, options.seeds)
-    picture = page.with_suffix(".svg")
-    drawn = draw_success(known, picture)
-    rows: list[ResultRow] = write_reproduction_page(reproduction, known, page, picture if drawn else None)
+    rows = _write(reproduction, options)
     if options.json:
         sys.stdout.write(rows_text(rows))
     else:
-        RESULTS.print(f"page: {page}", markup=False, highlight=False)
-    left = len(left_open(wanted, options.place, options.seeds))
+        RESULTS.print(f"page: {options.page_file}", markup=False, highlight=False)
+    left = _left(wanted, options)
     if left:
         NOTES.print(f"{left} pieces of work are left; the same command goes on", highlight=False)
     return left
+
+
+def _write(reproduction: Reproduction | VideoStudy, options: Options) -> list[ResultRow]:
+    page = options.page_file
+    if isinstance(reproduction, VideoStudy):
+        return write_video_page(reproduction, options.place, options.seeds, page)
+    known = cells(reproduction, options.place, options.seeds)
+    picture = page.with_suffix(".svg")
+    drawn = draw_success(known, picture)
+    publish_outcomes(reproduction, options.place, options.seeds, options.outcomes_file)
+    return write_reproduction_page(reproduction, known, page, picture if drawn else None)
 
 
 def _share_out(options: Options, arguments: list[str]) -> bool:

@@ -10,9 +10,11 @@ import torch
 import tyro
 
 from jepaplan.commands.console import NOTES, RESULTS, ProgressBoard, progress_board
-from jepaplan.recipes.catalogue import RECIPES, find_recipe
+from jepaplan.recipes.catalogue import LISTED, find_recipe
 from jepaplan.recipes.experiment import Experiment
 from jepaplan.recipes.run import TrainOptions, train
+from jepaplan.recipes.video import VideoExperiment
+from jepaplan.recipes.video_run import train_video
 from jepaplan.training.distributed import distributed, processes
 from jepaplan.training.stage import Progress
 from jepaplan.types import InputError
@@ -25,8 +27,8 @@ class Options:
     run: Path
     """Folder of the run; an existing one is continued."""
     data: Path | None = None
-    """Recording to learn from, as `jepaplan collect` writes them; without it the recipe's own, recorded into
-    the run."""
+    """What to learn from; without it the recipe's own, made into the run. A recording, as `jepaplan collect`
+    writes them; for video recipes a folder of videos, a list of "path label" lines, or a mixture (.json)."""
     tensorboard: bool = False
     """Write learning curves for TensorBoard into RUN/events as well."""
     device: str = "auto"
@@ -45,7 +47,7 @@ def main(arguments: list[str]) -> int:
             "usage: jepaplan train RECIPE --run DIRECTORY [options]\n\n"
             "`jepaplan train RECIPE --help` shows every field of a recipe with its unit and default.\n\n"
             "Recipes:",
-            *(f"  {name:42s} {make().description}" for name, make in RECIPES.items()),
+            *(f"  {name:42s} {make().description}" for name, make in LISTED.items()),
             sep="\n",
             markup=False,
             highlight=False,
@@ -59,22 +61,25 @@ def main(arguments: list[str]) -> int:
     if options.json:
         sys.stdout.write(json.dumps(results) + "\n")
     else:
+        verb = "probe" if isinstance(experiment, VideoExperiment) else "evaluate"
         RESULTS.print(
-            f"trained {experiment.recipe} into {options.run}; `jepaplan evaluate {options.run}` comes next",
+            f"trained {experiment.recipe} into {options.run}; `jepaplan {verb} {options.run}` comes next",
             markup=False,
             highlight=False,
         )
     return 0
 
 
-def read(recipe: Experiment, arguments: list[str]) -> tuple[Options, Experiment]:
+def read(
+    recipe: Experiment | VideoExperiment, arguments: list[str]
+) -> tuple[Options, Experiment | VideoExperiment]:
     """Options and the recipe with the fields that the command line sets."""
     # Made here, so that the recipe is the default of every field: a record that holds "missing" is no record.
     both = make_dataclass(
         "Arguments",
         [
             ("options", Annotated[Options, tyro.conf.arg(name="")]),
-            ("experiment", Annotated[Experiment, tyro.conf.arg(name="")], field(default=recipe)),
+            ("experiment", Annotated[type(recipe), tyro.conf.arg(name="")], field(default=recipe)),
         ],
     )
     read: Any = tyro.cli(
@@ -86,23 +91,23 @@ def read(recipe: Experiment, arguments: list[str]) -> tuple[Options, Experiment]
     return read.options, read.experiment
 
 
-def run_training(experiment: Experiment, options: Options) -> list[dict[str, Any]] | None:
+def run_training(experiment: Experiment | VideoExperiment, options: Options) -> list[dict[str, Any]] | None:
     """Train, showing progress; under torchrun every process takes its share, and the first alone tells."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
     with distributed(torch.device(device)), progress_board() as board:
-        results = train(
-            experiment,
-            options.run,
-            TrainOptions(
-                data=options.data,
-                tensorboard=options.tensorboard,
-                device=device,
-                on_progress=lambda progress: show(board, progress),
-                report=board.report,
-            ),
+        chosen = TrainOptions(
+            data=options.data,
+            tensorboard=options.tensorboard,
+            device=device,
+            on_progress=lambda progress: show(board, progress),
+            report=board.report,
         )
+        if isinstance(experiment, VideoExperiment):
+            results = train_video(experiment, options.run, chosen)
+        else:
+            results = train(experiment, options.run, chosen)
         tells = processes().writes
         if tells:
             for result in results:

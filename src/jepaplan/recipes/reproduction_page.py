@@ -107,7 +107,9 @@ def write_reproduction_page(
         "## What planning costs",
         "Predictor calls per environment step, and wall time of one step of one problem when all are planned "
         f"as one batch{'; mean over variants' if _variants(known) != [''] else ''}.",
-        _table("method", _methods(known), _tasks(known), lambda method, task: _cost(known, method, task)),
+        markdown_table(
+            "method", _methods(known), _tasks(known), lambda method, task: _cost(known, method, task)
+        ),
     ]
     atomic_write(path, ("\n\n".join(sections).rstrip() + "\n" + appendix).encode())
     write_rows(path.with_suffix(".json"), rows)
@@ -137,7 +139,7 @@ def _provenance(rows: Sequence[ResultRow], known: Known) -> str:
     if not rows:
         return "Nothing was measured yet."
     commands, commits, hardware, files = (
-        _in_order(getattr(row, name) for row in rows)
+        in_order(getattr(row, name) for row in rows)
         for name in ("command", "commit", "hardware", "instance_file")
     )
     seeds = sorted({seed for row in rows for seed in row.training_seeds})
@@ -170,13 +172,13 @@ def _success(known: Known) -> list[str]:
         def of_task(method: str, task: str) -> str:
             return _rate(_find(known, method, "", task), usual)
 
-        return [*lines, _table("method", _methods(known), _tasks(known), of_task)]
+        return [*lines, markdown_table("method", _methods(known), _tasks(known), of_task)]
     for task in _tasks(known):
 
         def of_variant(method: str, variant: str, task: str = task) -> str:
             return _rate(_find(known, method, variant, task), usual)
 
-        lines += [f"### {task}", _table("method", _methods(known, task), variants, of_variant)]
+        lines += [f"### {task}", markdown_table("method", _methods(known, task), variants, of_variant)]
     return lines
 
 
@@ -202,7 +204,7 @@ def _at_a_glance(known: Known) -> list[str]:
     return [
         "## At a glance",
         "Success, mean of all methods on the same instances and seeds.",
-        _table("variant", variants, _tasks(known), mean_of_methods),
+        markdown_table("variant", variants, _tasks(known), mean_of_methods),
     ]
 
 
@@ -211,7 +213,7 @@ def _claims(reproduction: Reproduction, known: Known) -> list[str]:
     decided = Counter(difference.verdict for _, _, difference in tested if difference is not None)
     if not decided:
         return []
-    shown = {(claim.words, task): _verdict(difference) for claim, task, difference in tested}
+    shown = {(claim.words, task): verdict_in_points(difference) for claim, task, difference in tested}
     count = decided.total()
     return [
         "## Claims",
@@ -221,16 +223,17 @@ def _claims(reproduction: Reproduction, known: Known) -> list[str]:
         f"that seed. Of {count} comparisons {decided['holds']} hold, {decided['the opposite']} show the "
         f"opposite and {decided['open']} are open; were there no differences at all, chance would still "
         f"decide up to about {0.05 * count:.0f}.",
-        _table(
+        markdown_table(
             "claim",
-            _in_order(words for words, _ in shown),
-            _in_order(task for _, task in shown),
+            in_order(words for words, _ in shown),
+            in_order(task for _, task in shown),
             lambda words, task: shown.get((words, task), ""),
         ),
     ]
 
 
-def _verdict(difference: SeedsDifference | None) -> str:
+def verdict_in_points(difference: SeedsDifference | None) -> str:
+    """A difference of rates in words and points, with its interval."""
     if difference is None:
         return NOT_YET
     low, high = 100 * difference.low, 100 * difference.high
@@ -253,11 +256,14 @@ def _cost(known: Known, method: str, task: str) -> str:
     rows = [cell.row for cell in found if cell.found]
     if not rows:
         return NOT_YET if found else ""
-    calls = sum(row.evaluations_per_step for row in rows) / len(rows)
-    return f"{calls:,.0f}, {1e3 * sum(row.seconds_per_step for row in rows) / len(rows):.2g} ms"
+    calls = sum(row.evaluations_per_step or 0.0 for row in rows) / len(rows)
+    return f"{calls:,.0f}, {1e3 * sum(row.seconds_per_step or 0.0 for row in rows) / len(rows):.2g} ms"
 
 
-def _table(corner: str, names: Sequence[str], columns: Sequence[str], show: Callable[[str, str], str]) -> str:
+def markdown_table(
+    corner: str, names: Sequence[str], columns: Sequence[str], show: Callable[[str, str], str]
+) -> str:
+    """Names down, columns across, and what `show` says of each pair."""
     lines = [[corner, *columns], ["---"] * (len(columns) + 1)]
     lines += [[name, *(show(name, column) for column in columns)] for name in names]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -268,17 +274,15 @@ def _find(known: Known, method: str, variant: str, task: str) -> Cell | None:
 
 
 def _methods(known: Known, task: str | None = None) -> list[str]:
-    return _in_order(
-        cell.evaluation.method for cell in known.values() if task in (None, cell.evaluation.task)
-    )
+    return in_order(cell.evaluation.method for cell in known.values() if task in (None, cell.evaluation.task))
 
 
 def _tasks(known: Known) -> list[str]:
-    return _in_order(cell.evaluation.task for cell in known.values())
+    return in_order(cell.evaluation.task for cell in known.values())
 
 
 def _variants(known: Known) -> list[str]:
-    return _in_order(cell.evaluation.variant for cell in known.values())
+    return in_order(cell.evaluation.variant for cell in known.values())
 
 
 def _common_seeds(found: Iterable[Cell]) -> list[int]:
@@ -301,7 +305,7 @@ def _in_words(size: tuple[int, int]) -> str:
     return f"{seeds} seed{'s' if seeds > 1 else ''} x {instances} instances"
 
 
-def _in_order(names: Iterable[str]) -> list[str]:
+def in_order(names: Iterable[str]) -> list[str]:
     """Each once, in the order of first appearance."""
     return list(dict.fromkeys(names))
 

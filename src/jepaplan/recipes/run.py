@@ -1,6 +1,5 @@
 """Train an experiment into a run folder, and read a run back as something to plan with."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from jepaplan.data.collect import record_world
 from jepaplan.data.episodes import Episodes, open_episodes
 from jepaplan.recipes.experiment import Experiment
-from jepaplan.recipes.serialise import experiment_from_json, experiment_to_json
+from jepaplan.recipes.serialise import decisive, experiment_from_json, experiment_to_json
 from jepaplan.recipes.stages import Report, Workshop, silent
 from jepaplan.recipes.system import Interface, System, build_system, felt_by, fit_normalisation
 from jepaplan.training.checkpoint import load_weights, read_weights
@@ -102,7 +101,8 @@ def is_finished(path: Path | str, experiment: Experiment) -> bool:
     if not run.card.is_file():
         return False
     card = run.read_card()
-    return card.get("configuration") == json.loads(json.dumps(experiment_to_json(experiment))) and all(
+    begun = experiment_from_json(card.get("configuration"), str(run.card))
+    return decisive(begun) == decisive(experiment) and all(
         _finished(card, stage.name, stage.fit.updates) for stage in experiment.stages
     )
 

@@ -6,13 +6,20 @@ A file can only name records of this list, so reading one never runs anything el
 import dataclasses
 from typing import Any, cast
 
+from jepaplan.data.clips import AugmentationConfig
 from jepaplan.data.goals import GoalMixture
+from jepaplan.data.sprite_videos import SpriteConfig
+from jepaplan.data.tubelet_masks import MaskConfig
+from jepaplan.data.video_clips import ClipConfig
 from jepaplan.models.encoders import CompactConfig, ImpalaConfig
 from jepaplan.models.keypoint_encoder import KeypointConfig
+from jepaplan.models.masked_predictor import MaskedPredictorConfig
 from jepaplan.models.predictors import PredictorConfig
 from jepaplan.models.value_heads import QuasimetricHeadConfig, Reading, ValueHeadConfig
+from jepaplan.models.video_vit import VideoTransformerConfig
 from jepaplan.objectives.imagined_states import ImaginationConfig
 from jepaplan.objectives.iql import ValueConfig
+from jepaplan.objectives.masked_latents import MaskedLatentsConfig
 from jepaplan.objectives.total import ObjectiveWeights, RegulariserConfig
 from jepaplan.planners.beam import BeamSearch
 from jepaplan.planners.cem import CEM
@@ -27,7 +34,7 @@ from jepaplan.planners.proposals import BoxBound, GaussianNoise, NormBound
 from jepaplan.planners.shooting import RandomShooting
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import PUCT, GumbelHalving
-from jepaplan.recipes import experiment
+from jepaplan.recipes import experiment, video
 from jepaplan.recipes.value_batches import ImaginedActions
 from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.training.stage import FitConfig
@@ -82,8 +89,19 @@ _RECORDS: dict[str, type] = {
         ImaginedActions,
         NormBound,
         BoxBound,
+        video.VideoExperiment,
+        video.GeneratedVideos,
+        video.VideoPhase,
+        SpriteConfig,
+        ClipConfig,
+        AugmentationConfig,
+        MaskConfig,
+        MaskedLatentsConfig,
+        MaskedPredictorConfig,
+        VideoTransformerConfig,
     )
 }
+_UNDECISIVE = frozenset({"description"})  # fields that decide nothing
 
 
 def experiment_to_json(value: Any) -> Any:
@@ -98,12 +116,51 @@ def experiment_to_json(value: Any) -> Any:
     return value
 
 
+def decisive(value: Any) -> Any:
+    """`experiment_to_json` without what decides nothing: descriptions, and fields that have their default.
+
+    So what is known by it stays known when a record gains a field.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            field.name: decisive(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if field.name not in _UNDECISIVE and getattr(value, field.name) != _default(field)
+        }
+        return {_KIND: type(value).__name__, **fields}
+    if isinstance(value, list | tuple):
+        return [decisive(item) for item in cast("list[Any]", value)]
+    return value
+
+
 def experiment_from_json(value: Any, where: str = "the configuration") -> experiment.Experiment:
     """The experiment that `experiment_to_json` wrote."""
     read = _read(value, where)
+    if isinstance(read, video.VideoExperiment):
+        raise InputError(
+            f"{where} describes the pretraining of a video encoder, which has no actions to plan with; "
+            "`jepaplan probe RUN --data VIDEOS` says what its features know"
+        )
     if not isinstance(read, experiment.Experiment):
         raise InputError(f"{where} does not describe an experiment; is it the config.json of a run?")
     return read
+
+
+def video_experiment_from_json(value: Any, where: str = "the configuration") -> video.VideoExperiment:
+    """The video experiment that `experiment_to_json` wrote."""
+    read = _read(value, where)
+    if not isinstance(read, video.VideoExperiment):
+        raise InputError(
+            f"{where} does not describe the pretraining of a video encoder; a run that plans is measured by "
+            "`jepaplan evaluate RUN`"
+        )
+    return read
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default  # MISSING equals nothing, so a field without a default is always there
 
 
 def _read(value: Any, where: str) -> Any:

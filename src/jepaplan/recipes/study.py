@@ -86,7 +86,7 @@ class Study:
         return [self._row(method) for method in self.methods]
 
     def _row(self, method: Method) -> ResultRow:
-        outcomes, machine = self.outcomes[method.name], provenance.hardware()
+        outcomes = self.outcomes[method.name]
         return ResultRow(
             task=self.instances.world,
             method=method.name,
@@ -97,7 +97,7 @@ class Study:
             evaluations_per_step=float(outcomes.evaluations_per_step),
             seconds_per_step=float(outcomes.seconds_per_step),
             commit=provenance.commit(),
-            hardware=f"{machine['processor']}, {machine['threads']} threads, gpu {machine['gpu']}",
+            hardware=provenance.machine(),
             command=self.command,
         )
 

@@ -127,7 +127,8 @@ WALL_BIG = replace(
 
 
 _COMPACT = CompactConfig(latent_width=128, channels=(8, 16, 32), readout="keypoints", keypoints=32)
-WALL_SMALL_CPU = on_a_cpu(WALL_SMALL, _COMPACT, horizon=16)
+# Steps are so small that 16 of them end where they began: 0 to 1 of 20 tasks, 3 to 5 with 48 (lab notes).
+WALL_SMALL_CPU = on_a_cpu(WALL_SMALL, _COMPACT, horizon=48)
 WALL_BIG_CPU = on_a_cpu(WALL_BIG, _COMPACT, horizon=16)
 
 WALL_RECIPES: dict[str, Callable[[], Experiment]] = {

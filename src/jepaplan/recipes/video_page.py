@@ -1,0 +1,179 @@
+"""The page of the video study: what each source of features knows, and what pretraining adds.
+
+Accuracies are means over training seeds with an interval over seeds and test clips together; differences are
+paired on the same clips and seeds. A number that was not measured says so.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from jepaplan.evaluation.anticipation import mean_class_recall
+from jepaplan.evaluation.results import ResultRow, write_rows
+from jepaplan.evaluation.statistics import compare_over_seeds, over_seeds
+from jepaplan.recipes.reproduction_page import NOT_YET, in_order, markdown_table, verdict_in_points
+from jepaplan.recipes.video_run import load_video_run
+from jepaplan.recipes.video_study import (
+    AHEAD,
+    ANTICIPATION,
+    COLUMNS,
+    RECALL_AT,
+    SOURCES,
+    Found,
+    VideoStudy,
+    found_in,
+    labels_of,
+    video_pieces,
+)
+from jepaplan.training.checkpoint import atomic_write
+from jepaplan.training.runs import RunDirectory
+from jepaplan.types import SeedTree
+
+_BEATEN = SOURCES[1:-1]  # what pretraining has to beat; the last is the upper bound
+
+
+def write_video_page(study: VideoStudy, folder: Path, seeds: int, path: Path) -> list[ResultRow]:
+    """The page `path` (.md) and its twin for machines (.json), whose rows are returned."""
+    found = found_in(study, folder, seeds)
+    rows = [_row(source, task, some) for (source, task), some in found.items()]
+    sections = [
+        f"# {study.title}",
+        _introduction(study),
+        _provenance(rows),
+        "## What the frozen features know",
+        "Accuracy of probes on test clips, mean over training seeds [95 % interval over seeds and clips]: an "
+        "attentive one, which learns which tokens to read, and a linear one on the mean of all tokens. A "
+        "probe's setting is chosen on validation clips. The supervised row has a head of its own.",
+        markdown_table("features", list(SOURCES), list(COLUMNS), partial(_accuracy, found)),
+        "## What pretraining adds",
+        "Pretrained features minus others, in points, on the same clips and seeds [95 % interval]; p < 0.05 "
+        "over clips and over seeds for a verdict.",
+        markdown_table(
+            "pretrained minus", list(_BEATEN), list(COLUMNS), lambda one, task: _gain(found, one, task)
+        ),
+        "## Anticipation",
+        "Where a bouncing sprite will be one second after the clip: mean over classes of recall, "
+        "[95 % interval]. The last three rows know the true place and velocity; the last one also the walls.",
+        markdown_table(
+            "knows",
+            list(AHEAD),
+            [f"recall at {k}" for k in RECALL_AT],
+            partial(_recall, found),
+        ),
+        "## The trainings",
+        _trainings(study, folder, seeds),
+    ]
+    atomic_write(path, ("\n\n".join(sections).rstrip() + "\n").encode())
+    write_rows(path.with_suffix(".json"), rows)
+    return rows
+
+
+def _introduction(study: VideoStudy) -> str:
+    experiment, sprites = study.experiment, study.sprites
+    shape = experiment.encoder
+    return (
+        f"An encoder of {shape.depth} blocks of width {shape.width} ({shape.tokens} tokens of "
+        f"{shape.tubelet} x {shape.patch} x {shape.patch} pixels) is pretrained without labels on "
+        f"{experiment.generated.count:,} generated videos by predicting masked latents "
+        f"(`recipes/video.py`, `{experiment.recipe}`), then frozen and probed on {study.clips:,} others. "
+        f"`synthetic-motion-v1` has {len(sprites.motions)} motions and independent appearances; no single "
+        "frame tells the motion. It is generated: nothing here is a result on Something-Something or "
+        "Epic-Kitchens."
+    )
+
+
+def _provenance(rows: Sequence[ResultRow]) -> str:
+    if not rows:
+        return "Nothing was measured yet."
+    commands, commits, hardware = (
+        ", ".join(in_order(getattr(row, name) for row in rows)) for name in ("command", "commit", "hardware")
+    )
+    seeds = ", ".join(map(str, sorted({seed for row in rows for seed in row.training_seeds})))
+    return f"Made by `{commands}` at commit {commits}. Hardware: {hardware}. Training seeds: {seeds}."
+
+
+def _row(source: str, task: str, some: list[dict[str, Any]]) -> ResultRow:
+    last, ahead = some[-1], task == ANTICIPATION
+    outcomes = _outcomes(some, "recall at 1" if ahead else "correct")
+    return ResultRow(
+        task=f"{task}, recall at 1 (micro)" if ahead else task,
+        method=f"{source} (anticipation)" if ahead else source,
+        instance_file="bouncing-sprite-v1" if ahead else "synthetic-motion-v1",
+        split="test",
+        success=over_seeds(outcomes, SeedTree(0).torch("seeds")),
+        training_seeds=tuple(one["seed"] for one in some),
+        evaluations_per_step=None,
+        seconds_per_step=None,
+        commit=last["commit"],
+        hardware=last["hardware"],
+        command=last["command"],
+    )
+
+
+def _outcomes(some: list[dict[str, Any]], name: str) -> Bool[Tensor, "seeds items"]:
+    return torch.tensor([one[name] for one in some], dtype=torch.bool)
+
+
+def _accuracy(found: Found, source: str, task: str) -> str:
+    some = found.get((source, task))
+    if not some:
+        return NOT_YET if not any(one == source for one, _ in found) else ""
+    rate = over_seeds(_outcomes(some, "correct"), SeedTree(0).torch("seeds"))
+    return f"{rate.rate:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
+
+
+def _gain(found: Found, source: str, task: str) -> str:
+    ours, others = found.get(("pretrained", task)), found.get((source, task))
+    if not ours or not others:
+        return "" if ours and any(one == source for one, _ in found) else NOT_YET
+    common = sorted({one["seed"] for one in ours} & {one["seed"] for one in others})
+    first, second = (
+        _outcomes([one for one in some if one["seed"] in common], "correct") for some in (ours, others)
+    )
+    return verdict_in_points(compare_over_seeds(first, second, SeedTree(0).torch("gains")))
+
+
+def _recall(found: Found, source: str, recall: str) -> str:
+    some = found.get((source, ANTICIPATION))
+    if not some:
+        return NOT_YET
+    estimate = mean_class_recall(_outcomes(some, recall), labels_of(some), SeedTree(0).torch("recall"))
+    return f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def _trainings(study: VideoStudy, folder: Path, seeds: int) -> str:
+    lines = [
+        "| seed | updates | seconds | held-out loss | loss over that of a constant | effective rank | "
+        "context shown, short and long masks | masked, short and long | warnings |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for piece in video_pieces(study, seeds):
+        if piece.source is not None:
+            continue
+        if not piece.done(folder):
+            lines.append(f"| {piece.seed} |" + f" {NOT_YET} |" * 8)
+            continue
+        run = load_video_run(piece.run(folder))
+        rows = RunDirectory(run.path).read_metrics()
+        stages = run.card["stages"].values()
+        last, ratios = rows[-1], _mean_ratios(rows)
+        words = [word for stage in stages for word in stage["warnings"]]
+        lines.append(
+            f"| {piece.seed} | {sum(stage['updates'] for stage in stages)} | {run.card['seconds']:.0f} | "
+            f"{last['held_out/loss']:.3f} | {last['held_out/masked_over_constant']:.2f} | "
+            f"{last['health/effective_rank']:.0f} | {ratios['context_ratio_0']:.2f}, "
+            f"{ratios['context_ratio_1']:.2f} | {ratios['target_ratio_0']:.2f}, "
+            f"{ratios['target_ratio_1']:.2f} | {json.dumps(words) if words else 'none'} |"
+        )
+    return "\n".join(lines)
+
+
+def _mean_ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    names = [f"{kind}_ratio_{mask}" for kind in ("context", "target") for mask in (0, 1)]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in names}

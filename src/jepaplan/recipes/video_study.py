@@ -1,0 +1,397 @@
+"""What a pretrained video encoder knows, beside what it has to beat: `jepaplan reproduce vjepa2`.
+
+V-JEPA 2 (arXiv:2506.09985) probes its frozen encoder on Something-Something v2 for motion and on ImageNet
+for appearance, and anticipates actions of Epic-Kitchens-100. Neither fits a laptop; the generated sets
+`synthetic-motion-v1` and `bouncing-sprite-v1` (`data/sprite_videos.py`) ask the same questions of it:
+
+    source        what is probed                                              motion should be
+    pretrained    the target encoder after masked pretraining                 known
+    random        the same architecture, untrained                            known less
+    pixels        principal components of shrunken clips                      known less
+    one frame     the pretrained encoder on the middle frame, repeated        at chance
+    shuffled      the pretrained encoder on frames in another order           known less
+    supervised    the same architecture, trained end to end on the labels     the upper bound
+
+    anticipation  bin in which a bouncing sprite is one second after the clip: encoder tokens, encoder and
+                  predictor tokens, the last place, constant velocity, and constant velocity that bounces
+
+Training seeds have pretraining videos, weights and probes of their own; labelled clips and their splits are
+the same for all.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Int, UInt8
+from torch import Tensor
+
+from jepaplan.data.sprite_videos import (
+    BouncingConfig,
+    SpriteConfig,
+    bouncing_states,
+    open_sprite_videos,
+    write_bouncing_videos,
+    write_sprite_videos,
+)
+from jepaplan.data.video_clips import VideoClips
+from jepaplan.data.video_sets import VideoSet
+from jepaplan.evaluation.anticipation import (
+    AheadConfig,
+    TokensAhead,
+    bin_centres,
+    constant_velocity,
+    hits_at,
+    nearness,
+)
+from jepaplan.evaluation.video_probe_features import (
+    FeatureConfig,
+    encode_clips,
+    fresh_module,
+    middle_frame_repeated,
+    pixel_features,
+    shuffled_time,
+)
+from jepaplan.evaluation.video_probe_supervised import LabelledClips, SupervisedConfig, train_supervised
+from jepaplan.evaluation.video_probe_sweep import Sweep
+from jepaplan.evaluation.video_probes import (
+    LAPTOP_PROBE,
+    AttentiveProbe,
+    LinearProbe,
+    ProbeResult,
+    Splits,
+    draw_splits,
+    probe_features,
+)
+from jepaplan.models.video_vit import VideoTransformer
+from jepaplan.recipes.reproduction_work import Left, Shop, WorkOptions, work_on
+from jepaplan.recipes.serialise import decisive
+from jepaplan.recipes.video import VideoExperiment, video_nano, video_tiny
+from jepaplan.recipes.video_run import LoadedVideoRun, is_video_finished, load_video_run, train_video
+from jepaplan.training import provenance
+from jepaplan.training.runs import write_json
+from jepaplan.types import InputError, SeedTree
+
+LABELLED_SEED, BOUNCING_SEED = 7001, 7002  # of the labelled sets, which no training sees
+TASKS = ("motion", "appearance")
+ATTENTIVE, LINEAR = "attentive", "linear"  # heads
+COLUMNS = tuple(f"{task}, {head}" for task in TASKS for head in (ATTENTIVE, LINEAR))
+ANTICIPATION = "anticipation"
+SOURCES = ("pretrained", "random", "pixels", "one frame", "shuffled", "supervised")
+AHEAD = ("encoder", "encoder and predictor", "random encoder", "last place", "constant velocity", "bouncing")
+LEARNED_AHEAD = AHEAD[:3]
+RECALL_AT = (1, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoStudy:
+    """What is trained, on what it is probed, and how."""
+
+    name: str = "vjepa2"
+    title: str = "Video pretraining: what a masked predictor's encoder knows (V-JEPA 2, arXiv:2506.09985)"
+    experiment: VideoExperiment
+    clips: int = 2400  # labelled clips of each generated set
+    sprites: SpriteConfig = field(default_factory=SpriteConfig)
+    bouncing: BouncingConfig = field(default_factory=BouncingConfig)
+    probe: AttentiveProbe = LAPTOP_PROBE
+    linear: LinearProbe = field(default_factory=LinearProbe)
+    supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
+    sources: tuple[str, ...] = SOURCES
+    ahead: tuple[str, ...] = AHEAD
+
+    def only(self, words: tuple[str, ...]) -> "VideoStudy":
+        """The sources whose name holds one of `words`."""
+        if not words:
+            return self
+        kept = tuple(one for one in self.sources if any(word in one for word in words))
+        ahead = tuple(one for one in self.ahead if any(word in f"{ANTICIPATION} {one}" for word in words))
+        if not kept and not ahead:
+            raise InputError(
+                f"nothing of {self.name} holds {' or '.join(words)}; its sources are {', '.join(SOURCES)}; "
+                f"of {ANTICIPATION} {', '.join(AHEAD)}"
+            )
+        return replace(self, sources=kept, ahead=ahead)
+
+
+def vjepa2(scale: Literal["cpu", "full"]) -> VideoStudy:
+    """The study at the size of a laptop, or of one accelerator."""
+    if scale == "cpu":
+        return VideoStudy(experiment=video_nano())
+    sweep = Sweep(batch=64)
+    return VideoStudy(
+        experiment=video_tiny(), clips=6000, probe=AttentiveProbe(depth=4, heads_per_block=4, sweep=sweep)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoPiece:
+    """The training of a seed, or one source's probes of it."""
+
+    study: VideoStudy
+    seed: int
+    source: str | None = None  # of features; none: the training
+    ahead: bool = False  # of anticipation
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        what = "training" if self.source is None else f"{ANTICIPATION}, " * self.ahead + self.source
+        return f"{self.study.experiment.recipe} seed {self.seed}, {what}"
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """For machines."""
+        if self.source is None:
+            return self.study.experiment.recipe, self.seed, "training"
+        return self.study.experiment.recipe, self.seed, self.outcome_name
+
+    @property
+    def outcome_name(self) -> str:
+        """Of the file with what was found."""
+        return f"{ANTICIPATION if self.ahead else 'probe'}-{self.source}".replace(" ", "_")
+
+    @property
+    def experiment(self) -> VideoExperiment:
+        """What is trained."""
+        return replace(self.study.experiment, seed=self.seed)
+
+    @property
+    def digest(self) -> str:
+        """Changes with everything that decides the outcome, but for the seed and the code."""
+        study = self.study
+        labelled = study.bouncing if self.ahead else study.sprites
+        how = study.supervised if self.source == "supervised" else (study.probe, study.linear)
+        decides = [decisive(study.experiment), study.clips, repr(labelled), repr(how), self.source]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+    def run(self, folder: Path) -> Path:
+        """The folder of the training."""
+        return folder / self.study.experiment.recipe / f"seed{self.seed}"
+
+    def lock(self, folder: Path) -> Path:
+        """The file whose holder works on it."""
+        return self.run(folder) / ".locks" / self.key[-1]
+
+    def outcome(self, folder: Path) -> Path:
+        """The file with what was found."""
+        return self.run(folder) / "outcomes" / f"{self.outcome_name}.json"
+
+    def read(self, folder: Path) -> dict[str, Any] | None:
+        """What was found, if it was done as it is described now."""
+        file = self.outcome(folder)
+        if not file.exists():
+            return None
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return found if found.get("digest") == self.digest else None
+
+    def done(self, folder: Path) -> bool:
+        """Whether its result lies in the folder, made as it is described now."""
+        if self.source is None:
+            return is_video_finished(self.run(folder), self.experiment)
+        return self.read(folder) is not None
+
+    def ready(self, folder: Path) -> bool:
+        """Probes wait for the training, those that need it or not: so their seed's row is whole."""
+        return self.source is None or is_video_finished(self.run(folder), self.experiment)
+
+    def carry_out(self, shop: Shop) -> None:
+        """Train, or probe."""
+        if self.source is None:
+            videos = _videos(shop, f"pretraining-seed{self.seed}", self._write_pretraining)
+            path = self.run(shop.folder)
+            shop.train(self, videos, lambda options: train_video(self.experiment, path, options))
+            return
+        shop.board.report(self.name, 0, 1)
+        found = self._anticipate(shop) if self.ahead else self._probe(shop)
+        facts = {
+            "digest": self.digest,
+            "training": self.study.experiment.recipe,
+            "source": self.source,
+            "seed": self.seed,
+            "tasks": found,
+            "commit": provenance.commit(),
+            "hardware": provenance.machine(),
+            "command": shop.options.command,
+        }
+        write_json(self.outcome(shop.folder), facts)
+
+    def _write_pretraining(self, folder: Path, progress: Callable[[int, int], None]) -> None:
+        generated = self.study.experiment.generated
+        seed = SeedTree(self.seed)["videos"] % 2**31
+        write_sprite_videos(folder, generated.count, generated.sprites, seed, progress)
+
+    def _probe(self, shop: Shop) -> dict[str, Any]:
+        study = self.study
+
+        def write(folder: Path, progress: Callable[[int, int], None]) -> None:
+            write_sprite_videos(folder, study.clips, study.sprites, LABELLED_SEED, progress)
+
+        opened = open_sprite_videos(_videos(shop, "labelled", write))
+        run = load_video_run(self.run(shop.folder))
+        clips = _all_clips(run, opened, 0.5)
+        found: dict[str, Any] = {}
+        for task in TASKS:
+            labels = opened.labels[task]
+            splits = draw_splits(labels, SeedTree(LABELLED_SEED).torch("splits", task))
+            known = LabelledClips(clips, labels)
+            for head, result in self._probe_task(run, known, splits, task).items():
+                found[f"{task}, {head}"] = {
+                    "correct": _as_bits(result.correct),
+                    "commonest": result.commonest,
+                    "learning_rate": result.chosen.learning_rate,
+                    "weight_decay": result.chosen.weight_decay,
+                }
+            shop.check_time()
+        return found
+
+    def _probe_task(
+        self, run: LoadedVideoRun, known: LabelledClips, splits: Splits, task: str
+    ) -> dict[str, ProbeResult]:
+        """What each head reads."""
+        study = self.study
+        generator = SeedTree(self.seed).torch("probe", str(self.source), task)
+        if self.source == "supervised":
+            result = train_supervised(
+                lambda: VideoTransformer(run.experiment.encoder), known, splits, study.supervised, generator
+            )
+            return {ATTENTIVE: result}  # its head is one; there is no frozen feature for another
+        features = self._features(run, known.clips, splits)
+        # Components of pixels are one token, which leaves nothing to attend to.
+        heads = (
+            {LINEAR: study.linear}
+            if self.source == "pixels"
+            else {ATTENTIVE: study.probe, LINEAR: study.linear}
+        )
+        return {
+            head: probe_features(features, known.labels, splits, probe, generator)
+            for head, probe in heads.items()
+        }
+
+    def _features(
+        self, run: LoadedVideoRun, clips: UInt8[Tensor, "items T C height width"], splits: Splits
+    ) -> Tensor:
+        seeds, pixels = SeedTree(self.seed), run.objective.pixels
+        if self.source == "pixels":
+            return pixel_features(clips, splits.train)
+        if self.source == "one frame":
+            clips = middle_frame_repeated(clips)
+        if self.source == "shuffled":
+            clips = shuffled_time(clips, seeds.torch("shuffled"))
+        encoder = run.encoder if self.source != "random" else self._random(run)
+        return encode_clips(encoder, clips, FeatureConfig(), pixels)
+
+    def _random(self, run: LoadedVideoRun) -> VideoTransformer:
+        built = fresh_module(
+            lambda: VideoTransformer(run.experiment.encoder), SeedTree(self.seed).torch("random encoder")
+        )
+        assert isinstance(built, VideoTransformer)
+        return built
+
+    def _anticipate(self, shop: Shop) -> dict[str, Any]:
+        study = self.study
+
+        def write(folder: Path, progress: Callable[[int, int], None]) -> None:
+            write_bouncing_videos(folder, study.clips, study.bouncing, BOUNCING_SEED, progress)
+
+        videos = _videos(shop, "bouncing", write)
+        opened = open_sprite_videos(videos)
+        labels = opened.labels[ANTICIPATION]
+        splits = draw_splits(labels, SeedTree(BOUNCING_SEED).torch("splits"))
+        if self.source in LEARNED_AHEAD:
+            run = load_video_run(self.run(shop.folder))
+            clips = _all_clips(run, opened, 1.0)
+            features = encode_clips(self._ahead(run), clips, FeatureConfig(), run.objective.pixels)
+            generator = SeedTree(self.seed).torch("probe", str(self.source))
+            scores = probe_features(features, labels, splits, study.probe, generator).probabilities
+        else:
+            scores = _guess(str(self.source), bouncing_states(videos)[splits.test], study.bouncing)
+        wanted = labels[splits.test]
+        hits = {f"recall at {k}": _as_bits(hits_at(scores, wanted, k)) for k in RECALL_AT}
+        return {ANTICIPATION: {**hits, "labels": wanted.tolist()}}
+
+    def _ahead(self, run: LoadedVideoRun) -> Callable[[Tensor], Tensor]:
+        if self.source == "encoder":
+            return run.encoder
+        if self.source == "random encoder":
+            return self._random(run)
+        rate = run.experiment.clips.fps or float(self.study.bouncing.fps)
+        # The question counts from the last frame, the clip ends one frame later.
+        ahead = AheadConfig(seconds=self.study.bouncing.ahead - 1 / rate, rate=rate)
+        return TokensAhead(run.encoder, run.predictor, ahead).eval()
+
+
+def video_pieces(study: VideoStudy, seeds: int) -> list[VideoPiece]:
+    """All pieces, seed by seed."""
+    first, found = study.experiment.seed, list[VideoPiece]()
+    for seed in range(first, first + seeds):
+        found.append(VideoPiece(study=study, seed=seed))
+        found += [VideoPiece(study=study, seed=seed, source=source) for source in study.sources]
+        # What no training decides is guessed once.
+        ahead = study.ahead if seed == first else [one for one in study.ahead if one in LEARNED_AHEAD]
+        found += [VideoPiece(study=study, seed=seed, source=source, ahead=True) for source in ahead]
+    return found
+
+
+def work_on_videos(study: VideoStudy, folder: Path, options: WorkOptions) -> Left:
+    """Do what is missing, until all is done or time is up."""
+    return work_on(video_pieces(study, options.seeds), folder, options)
+
+
+def _videos(shop: Shop, name: str, write: Callable[[Path, Callable[[int, int], None]], None]) -> Path:
+    """A generated set, written by one of the workers."""
+    folder = shop.folder / "data" / name
+    done = folder.with_suffix(".done")
+
+    def make() -> None:
+        what = f"writing videos: {name}"
+        write(folder, lambda written, count: shop.board.report(what, written, count))
+        shop.board.drop(what)
+        done.touch()
+
+    shop.make_once(done, make)
+    return folder
+
+
+def _all_clips(
+    run: LoadedVideoRun, videos: VideoSet, position: float
+) -> UInt8[Tensor, "items T C height width"]:
+    """One window of every file: the first at position 0, the last at 1."""
+    clips = VideoClips((videos,), replace(run.experiment.clips, frames=run.frames))
+    parts = torch.arange(len(clips)).split(64)
+    return torch.cat([clips.load(clips.at(part, position)).clips for part in parts])
+
+
+def _guess(source: str, states: Tensor, config: BouncingConfig) -> Tensor:
+    places, velocities = states[:, :2], states[:, 2:]
+    box = config.box if source == "bouncing" else None
+    seconds = 0.0 if source == "last place" else config.ahead
+    return nearness(constant_velocity(places, velocities, seconds, box), bin_centres(config))
+
+
+def _as_bits(hits: Bool[Tensor, " items"]) -> list[int]:
+    return [int(hit) for hit in hits.tolist()]
+
+
+Found = Mapping[tuple[str, str], list[dict[str, Any]]]  # by source and task, one of each seed
+
+
+def found_in(study: VideoStudy, folder: Path, seeds: int) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """What was found, by source and task, seed by seed; each with the facts of where and when."""
+    table: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for piece in video_pieces(study, seeds):
+        read = None if piece.source is None else piece.read(folder)
+        if read is None:
+            continue
+        for task, outcome in read["tasks"].items():
+            facts = {name: read[name] for name in ("seed", "commit", "hardware", "command")}
+            table.setdefault((str(piece.source), task), []).append({**outcome, **facts})
+    return table
+
+
+def labels_of(found: list[dict[str, Any]]) -> Int[Tensor, " items"]:
+    """The true classes of an anticipation's test items."""
+    return torch.tensor(found[0]["labels"])

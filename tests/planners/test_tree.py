@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,6 @@ from linear_quadratic import planar
 from jepaplan.planners.stepwise import gumbel
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import PUCT, GumbelHalving
-from jepaplan.planners.tree_statistics import Edges, Found, Tree, best_paths, edges
 from jepaplan.types import Expansion, InputError, Plan
 
 COMPASS = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]], dtype=torch.float64)[:, None]
@@ -90,6 +90,23 @@ def test_recorded_chunks_are_taken_whole_and_cut_at_the_horizon():
         torch.testing.assert_close(system(found.plan.mean[:, None])[:, 0], costs.amin(dim=-1))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("backup", ["mean", "least"])
+@pytest.mark.parametrize("rule", [PUCT(), GumbelHalving(considered_actions=5)])
+def test_forbidden_actions_cost_infinity_and_are_not_chosen(backup: str, rule: PUCT | GumbelHalving):
+    costs = torch.randn(50, 5, generator=seeded(0), dtype=torch.float64)
+    costs[:, 1:3] = torch.inf
+    bandit = Bandit(costs)
+    planner = TreeSearch(
+        simulations=5, leaves=2, branches=5, rule=rule, backup=backup, bank=bandit.bank, keep_nominal=False
+    )
+    found = planner.plan(bandit, blank(50, 1, 1), seeded(0))
+    assert found.costs.isinf().sum(dim=-1).eq(2).all()
+    chosen = found.plan.mean[:, 0].long()
+    torch.testing.assert_close(costs.gather(1, chosen)[:, 0], found.costs[:, 0])
+    assert found.costs[:, 0].isfinite().all()
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 9999),
@@ -142,122 +159,9 @@ def test_gumbel_beats_the_prior_on_average_over_many_bandits(simulations: int):
     assert gain.mean() > (-3 * error if simulations == 1 else 3 * error)
 
 
-def test_gumbel_draws_in_proportion_to_the_prior():
-    noise = gumbel(torch.zeros(1, 200_000, 3, dtype=torch.float64), seeded(0))
-    weights = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
-    first = (weights.log() + noise).argmax(dim=-1)[0]
-    torch.testing.assert_close(torch.bincount(first).double() / len(first), weights, rtol=0.0, atol=5e-3)
-    assert noise.mean().item() == pytest.approx(0.5772, abs=0.01)
-
-
-@settings(max_examples=100, deadline=None)
-@given(simulations=st.integers(1, 500), actions=st.integers(1, 40), considered=st.integers(1, 32))
-def test_halving_spends_exactly_what_it_has_and_ends_between_two(
-    simulations: int, actions: int, considered: int
-):
-    phases = GumbelHalving(considered_actions=considered).phases(simulations, actions)
-    running = [count for count, _ in phases]
-    assert sum(spent for _, spent in phases) == simulations
-    assert running[0] == min(simulations, actions, considered)
-    assert all(later == max(min(2, before), before // 2) for before, later in itertools.pairwise(running))
-    assert phases[0][1] >= running[0]
-
-
-def edges_of(
-    visits: list[float], worth: list[float], own: float = 0.5, logits: list[float] | None = None
-) -> Edges:
-    count = torch.tensor([visits], dtype=torch.float64)
-    return Edges(
-        child=torch.where(count > 0, 1, -1),
-        visits=count,
-        worth=torch.tensor([worth], dtype=torch.float64),
-        logits=torch.tensor([logits or [0.0] * len(visits)], dtype=torch.float64),
-        open=torch.ones_like(count, dtype=torch.bool),
-        own=torch.tensor([[own]], dtype=torch.float64),
-        node_visits=count.sum(dim=-1, keepdim=True) + 1,
-    )
-
-
-def test_puct_equals_the_published_bound():
-    node = edges_of([3.0, 1.0, 6.0], [0.9, 0.2, 0.7], logits=[0.0, 1.0, -1.0])
-    prior = [math.exp(logit) for logit in (0.0, 1.0, -1.0)]
-    total = 11.0
-    bounds = [
-        worth
-        + share / sum(prior) * math.sqrt(total) / (1 + count) * (1.25 + math.log((total + 19652 + 1) / 19652))
-        for worth, share, count in zip((0.9, 0.2, 0.7), prior, (3, 1, 6), strict=True)
-    ]
-    may = torch.ones(1, 3, dtype=torch.bool)
-    assert PUCT().choose(node, may).item() == max(range(3), key=bounds.__getitem__)
-    # what is closed is not chosen, and what nobody tried goes first
-    may[0, PUCT().choose(node, may)] = False
-    assert may[0, PUCT().choose(node, may)]
-    assert PUCT().choose(edges_of([3.0, 0.0], [1.0, 0.0]), torch.ones(1, 2, dtype=torch.bool)).item() == 1
-
-
-def test_the_rule_below_a_gumbel_root_equals_the_published_one():
-    """pi' = softmax(logits + sigma(completed q)); v_mix for the untried; argmax pi' - N / (1 + sum N)."""
-    visits, worth, own, logits = [4.0, 0.0, 1.0], [0.8, 0.0, 0.3], 0.4, [0.2, 0.5, -0.3]
-    prior = [math.exp(logit) for logit in logits]
-    prior = [share / sum(prior) for share in prior]
-    average = (prior[0] * 0.8 + prior[2] * 0.3) / (prior[0] + prior[2])
-    completed = [0.8, (own + 5 * average) / 6, 0.3]
-    raised = [math.exp(logit + (50 + 4) * 0.1 * q) for logit, q in zip(logits, completed, strict=True)]
-    behind = [weight / sum(raised) - count / 6 for weight, count in zip(raised, visits, strict=True)]
-    chosen = GumbelHalving().choose(edges_of(visits, worth, own, logits), torch.ones(1, 3, dtype=torch.bool))
-    assert chosen.item() == max(range(3), key=behind.__getitem__)
-
-
-def grown(values: list[tuple[int, int, float]], branches: int = 2, horizon: int = 3) -> Tree:
-    """A tree of one problem, from (parent, slot, estimated cost) of each node in turn; edges are numbered."""
-    chunks = torch.arange(1.0, branches + 1).view(1, 1, branches, 1, 1)
-    tree = Tree.planted(torch.zeros(1, 1), chunks, torch.zeros(1, 1, branches), len(values))
-    for parent, slot, value in values:
-        possible = torch.ones(1, dtype=torch.bool)
-        node = tree.reserve(torch.tensor([parent]), torch.tensor([slot]), possible)[:, None]
-        depth = tree.depth[:, parent, None] + 1
-        cost = torch.tensor([[value]])
-        more = chunks + 10 * tree.size
-        found = Found(
-            torch.zeros(1, 1, 1), depth, cost, cost, more, torch.zeros(1, 1, branches), depth >= horizon
-        )
-        tree.fill(node, found)
-        tree.record(node, cost)
-    return tree
-
-
-def test_statistics_of_a_tree_small_enough_to_count_by_hand():
-    tree = grown([(0, 0, 4.0), (0, 1, 6.0), (1, 0, 8.0), (1, 1, 2.0), (4, 0, 3.0), (4, 1, 5.0)])
-    assert tree.visits[0, :7].tolist() == [6, 5, 1, 1, 3, 1, 1]
-    assert tree.pending[0, :7].tolist() == [0] * 7
-    assert tree.total[0, :7].tolist() == [28, 22, 6, 8, 10, 3, 5]
-    # node 4 was thought to cost 2, but its children cost 3 and 5; node 1's best is through it
-    assert tree.least[0, :7].tolist() == [3, 3, 6, 8, 3, 3, 5]
-    assert tree.closed[0, :7].tolist() == [False, False, False, False, True, True, True]
-    at_root = edges(tree, torch.tensor([0]), least=False)
-    # costs seen lie between 2 and 8: a mean of 22 / 5 is worth (8 - 4.4) / 6
-    torch.testing.assert_close(at_root.worth, torch.tensor([[0.6, 1 / 3]]))
-    assert edges(tree, torch.tensor([0]), least=True).worth[0].tolist() == pytest.approx([5 / 6, 1 / 3])
-    path = best_paths(tree, torch.tensor([[1, 2]]), 3)[0, :, :, 0].tolist()
-    # numbers of the edges: of the root 1 and 2, of the n-th node 1 and 2 plus ten times what had been built
-    assert path == [[1, 22, 51], [2, 0, 0]]
-
-
-def test_a_path_being_imagined_counts_as_the_dearest():
-    tree = grown([(0, 0, 4.0), (0, 1, 6.0)])
-    assert edges(tree, torch.tensor([0]), least=False).worth.tolist() == [[1, 0]]
-    tree.pending[0, 1] += 1
-    during = edges(tree, torch.tensor([0]), least=False)
-    assert during.visits.tolist() == [[2, 1]]
-    assert during.worth.tolist() == [[0.5, 0]]
-
-
 def test_children_are_allowed_as_visits_grow():
     planner = TreeSearch(widening=1.5, widening_power=0.5)
-    for visits, allowed in ((0.0, 2), (1.0, 2), (4.0, 3), (16.0, 6)):
-        node = edges_of([0.0] * 8, [0.0] * 8)
-        node = Edges(**{**vars(node), "node_visits": torch.tensor([[visits]])})
-        assert planner._may(node).sum().item() == allowed
+    assert planner.allowed(np.array([0.0, 1.0, 4.0, 16.0, 400.0]), 16).tolist() == [2, 2, 3, 6, 16]
 
 
 def test_what_is_left_of_a_short_path_is_paid_at_the_price_of_its_last_step():

@@ -47,12 +47,15 @@ def expand(
                 f"the cost's {name} has shape {tuple(values.shape)} for actions of shape "
                 f"{tuple(actions.shape)} (B N A); it must give one number per node"
             )
-        if values.isnan().any():
-            raise InputError(
-                f"the cost's {name} is NaN for {int(values.isnan().sum())} of {values.numel()} nodes, and "
-                "NaN cannot be ranked; look at the predicted latents, or return a large number where it "
-                "is undefined"
-            )
+    if (answer.step_cost.isnan() | answer.to_go.isnan()).any():
+        name, values = (
+            ("step_cost", answer.step_cost) if answer.step_cost.isnan().any() else ("to_go", answer.to_go)
+        )
+        raise InputError(
+            f"the cost's {name} is NaN for {int(values.isnan().sum())} of {values.numel()} nodes, and "
+            "NaN cannot be ranked; look at the predicted latents, or return a large number where it "
+            "is undefined"
+        )
     return answer
 
 
@@ -90,10 +93,13 @@ def expand_chunk(
     depth: Int[Tensor, "B N"],
     horizon: int,
 ) -> Expansion:
-    """Take the C actions of one edge after `depth` earlier ones; `step_cost` is what all of them cost."""
-    total = chunk.new_zeros(chunk.shape[:2])
-    to_go = total
-    for index in range(chunk.shape[2]):
+    """Take the C actions of one edge after `depth` earlier ones; `step_cost` is what all of them cost.
+
+    No node may be at the horizon already: the first action always counts.
+    """
+    first = expand(cost, latents, chunk[:, :, 0], depth + 1, horizon)
+    latents, total, to_go = first.latents, first.step_cost, first.to_go
+    for index in range(1, chunk.shape[2]):
         number = depth + index + 1
         step = expand(cost, latents, chunk[:, :, index], number.clamp(max=horizon), horizon)
         # depths differ between nodes, so some paths may be over before the chunk is

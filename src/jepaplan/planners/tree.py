@@ -2,7 +2,8 @@
 
 Sampled actions as in Hubert et al., "Learning and Planning in Complex Action Spaces", 2021 (Sampled MuZero);
 progressive widening as in Couëtoux et al., "Continuous Upper Confidence Trees", 2011; leaves in parallel by
-virtual loss as in Chaslot et al., "Parallel Monte-Carlo Tree Search", 2008. The rules are in `tree_rules`.
+virtual loss as in Chaslot et al., "Parallel Monte-Carlo Tree Search", 2008. The rules are in `tree_rules`,
+the way down to the leaves is in `tree_descent`.
 
     paper                 here
     K sampled actions     branches
@@ -23,24 +24,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from jepaplan.interfaces import SequenceCost, StepwiseCost
-from jepaplan.planners.plan import last, uninformed
+from jepaplan.planners.plan import uninformed
 from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_sampling
-from jepaplan.planners.stepwise import (
-    NodeActions,
-    as_stepwise,
-    check_bank,
-    expand_chunk,
-    refuse_dead_ends,
-    take,
-)
+from jepaplan.planners.stepwise import NodeActions, as_stepwise, check_bank, expand_chunk, refuse_dead_ends
+from jepaplan.planners.tree_descent import descend
 from jepaplan.planners.tree_rules import PUCT, Rule
-from jepaplan.planners.tree_statistics import ROOT, Edges, Found, Tree, best_paths, edges
-from jepaplan.types import Expansion, InputError, Plan, Search
+from jepaplan.planners.tree_statistics import Edges, Found, Paths, Tree, best_paths, edges, on_host
+from jepaplan.types import InputError, Plan, Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,118 +80,126 @@ class TreeSearch:
         self, cost: SequenceCost | StepwiseCost, start: Plan, generator: Randomness
     ) -> Iterator[Search]:
         """What is known after every phase: an eighth of the simulations, or a halving at the root."""
-        stepwise = as_stepwise(cost, "TreeSearch")
+        for known in self._phases(as_stepwise(cost, "TreeSearch"), start, generator):
+            yield self._search(known, start)
+
+    @torch.no_grad()
+    def plan(self, cost: SequenceCost | StepwiseCost, start: Plan, generator: Randomness) -> Search:
+        """Search as deep as `start` is long; sampled actions deviate from it by its std."""
+        *_, known = self._phases(as_stepwise(cost, "TreeSearch"), start, generator)
+        return self._search(known, start)
+
+    def _phases(self, cost: StepwiseCost, start: Plan, generator: Randomness) -> Iterator["Known"]:
         source = NodeActions(start, generator, self.bounds, self.bank, self.bank_weights, self.keep_nominal)
         branches = source.available(self.branches)
         chunks, logits = source.draw(start.mean.new_zeros(len(start.mean), 1).long(), branches)
-        tree = Tree.planted(stepwise.latent, chunks, logits, self.simulations)
+        tree = Tree.planted(cost.latent, chunks, logits, self.simulations)
         noise = self.rule.root_noise(logits[:, 0], generator)
-        considered = torch.ones_like(noise, dtype=torch.bool)
-        spent = 0
+        considered, spent, before = np.ones(noise.shape, bool), 0, branches
+        allowance = self.allowed(np.arange(self.simulations + 1, dtype=noise.dtype), branches)
         for running, simulations in self.rule.phases(self.simulations, branches):
-            root = edges(tree, _root(tree), least=self.backup == "least")
-            considered = self.rule.considered(root, considered, running, noise)
+            if running < before:
+                considered = self.rule.considered(self._edges(tree), considered, running, noise)
+            before = running
             for done in range(0, simulations, self.leaves):
-                turn = Turn(considered, noise, min(self.leaves, simulations - done))
-                if not self._simulate(stepwise, tree, source, turn):
+                leaves = min(self.leaves, simulations - done)
+                paths = self._descend(tree, leaves, Turn(considered, noise, allowance))
+                if not paths.possible.any():
                     break
-                spent += turn.leaves * source.length
-            yield self._search(tree, start, considered, noise, spent)
+                tree.grow(paths, self._imagine(cost, tree, source, paths))
+                spent += leaves * source.length
+            yield Known(tree, considered, noise, spent)
 
-    def plan(self, cost: SequenceCost | StepwiseCost, start: Plan, generator: Randomness) -> Search:
-        """Search as deep as `start` is long; sampled actions deviate from it by its std."""
-        return last(self.refinements(cost, start, generator))
+    def _descend(self, tree: Tree, leaves: int, turn: "Turn") -> Paths:
+        """From the root along the rule to edges that nobody took, as many as there are."""
+        rule, allowance = self.rule, turn.allowance
 
-    def _simulate(self, cost: StepwiseCost, tree: Tree, source: NodeActions, turn: "Turn") -> bool:
-        """Add nodes to every tree, all in one call of the model; False if there is nothing left to find."""
-        reserved = [tree.reserve(*self._descend(tree, turn)) for _ in range(turn.leaves)]
-        nodes = torch.stack(reserved, dim=1)
-        if bool((nodes == tree.spare).all()):
-            return False
-        parents = take(tree.parent, nodes)
+        def at_root(here: Edges) -> np.ndarray:
+            return rule.at_root(here, turn.considered, allowance.take(here.node_visits), turn.noise)
+
+        def below(here: Edges) -> np.ndarray:
+            return rule.choose(here, allowance.take(here.node_visits))
+
+        possible = (tree.room[tree.children[tree.roots]] * turn.considered).sum(axis=1)
+        return descend(tree, leaves, possible, [at_root, below], least=self.backup == "least")
+
+    def _imagine(self, cost: StepwiseCost, tree: Tree, source: NodeActions, paths: Paths) -> Found:
+        """All leaves of all problems in one call of the model."""
+        device, (problems, horizon) = tree.latents.device, source.start.mean.shape[:2]
+        parents = torch.from_numpy(paths.parents).to(device)
+        edge = torch.from_numpy(paths.parents * tree.logits.shape[1] + paths.slots).to(device)
+        before = tree.depth[paths.parents]
         # problems with nothing left to find are imagined from the root, for nobody
-        parents = parents.where(nodes != tree.spare, ROOT)
-        slots = take(tree.slot, nodes)
-        rows = torch.arange(len(nodes), device=nodes.device)[:, None]
-        before, horizon = take(tree.depth, parents), source.start.mean.shape[1]
         step = expand_chunk(
-            cost, take(tree.latents, parents), tree.chunks[rows, parents, slots], before, horizon
+            cost,
+            tree.latents.flatten(0, 1).index_select(0, parents).unflatten(0, (problems, -1)),
+            tree.chunks.flatten(0, 2).index_select(0, edge).unflatten(0, (problems, -1)),
+            torch.from_numpy(before).to(device).view(problems, -1),
+            horizon,
         )
-        depth = (before + source.length).clamp(max=horizon)
-        paid = take(tree.paid, parents) + step.step_cost
-        value = paid + step.to_go + self._unfinished(step, depth - before, horizon - depth)
-        chunks, logits = source.draw(depth, tree.logits.shape[2])
-        found = Found(step.latents, depth, paid, value, chunks, logits, depth >= horizon)
-        tree.fill(nodes, found)
-        tree.record(nodes, value)
-        return True
+        depth = np.minimum(before + source.length, horizon)
+        drawn = torch.from_numpy(depth).to(device).view(problems, -1)
+        chunks, logits = source.draw(drawn, tree.logits.shape[1])
+        step_cost, to_go = on_host(step.step_cost).reshape(-1), on_host(step.to_go).reshape(-1)
+        paid = tree.paid[paths.parents] + step_cost
+        value = paid + to_go + self._unfinished(step_cost, depth - before, horizon - depth)
+        return Found(
+            latents=step.latents.flatten(0, 1),
+            chunks=chunks.flatten(0, 1),
+            logits=on_host(logits).reshape(-1, logits.shape[2]),
+            depth=depth,
+            paid=paid,
+            value=value,
+            final=depth >= horizon,
+        )
 
-    def _descend(
-        self, tree: Tree, turn: "Turn"
-    ) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"], Bool[Tensor, " B"]]:
-        """From the root along the rule to an edge that nobody took: its node, number, and if there is one."""
-        least = self.backup == "least"
-        node = _root(tree)
-        root = edges(tree, node, least=least)
-        possible = (root.open & turn.considered).any(dim=-1)
-        parents, slots, done = node, torch.zeros_like(node), ~possible
-        while not bool(done.all()):
-            here = edges(tree, node, least=least)
-            if (node == ROOT).all():
-                slot = self.rule.at_root(here, turn.considered, self._may(here), turn.noise)
-            else:
-                slot = self.rule.choose(here, self._may(here))
-            child = here.child.gather(1, slot[:, None])[:, 0]
-            parents, slots = parents.where(done, node), slots.where(done, slot)
-            done = done | (child < 0)
-            node = node.where(done, child)
-        return parents, slots, possible
-
-    def _may(self, node: Edges) -> Bool[Tensor, "B K"]:
-        """Edges worth taking: as many as the visits allow, and all that are left when those are exhausted."""
-        allowed = (self.widening * node.node_visits.clamp(min=1) ** self.widening_power).ceil()
-        number = torch.arange(node.child.shape[1], device=node.child.device)
-        may = node.open & (node.tried | (number < allowed))
-        return may.where(may.any(dim=-1, keepdim=True), node.open)
+    def allowed(self, visits: Float[np.ndarray, " n"], branches: int) -> Int[np.ndarray, " n"]:
+        """How many of a node's edges may be tried after so many visits."""
+        number = (self.widening * torch.from_numpy(visits).clamp(min=1) ** self.widening_power).ceil()
+        return number.clamp(max=branches).long().numpy()
 
     def _unfinished(
-        self, step: Expansion, taken: Int[Tensor, "B L"], left: Int[Tensor, "B L"]
-    ) -> Float[Tensor, "B L"]:
+        self, step_cost: Float[np.ndarray, " I"], taken: Int[np.ndarray, " I"], left: Int[np.ndarray, " I"]
+    ) -> Float[np.ndarray, " I"]:
         if self.unfinished == "to_go":
-            return torch.zeros_like(step.step_cost)
-        held = left * step.step_cost / taken.clamp(min=1)
-        return held.where(left > 0, 0.0)
+            return np.zeros_like(step_cost)
+        number = step_cost.dtype
+        # nothing is left of a path to the end, whatever it cost: infinitely much times nothing is no number
+        price = np.where(left > 0, step_cost, 0)
+        return left.astype(number) * price / np.maximum(taken, 1).astype(number)
 
-    def _search(
-        self,
-        tree: Tree,
-        start: Plan,
-        considered: Bool[Tensor, "B K"],
-        noise: Float[Tensor, "B K"],
-        spent: int,
-    ) -> Search:
-        root = edges(tree, _root(tree), least=self.backup == "least")
-        least = take(tree.least, root.child.clamp(min=0)).where(root.tried, torch.inf)
-        allowed = self.rule.answer(root, considered, noise)
-        chosen = least.where(allowed, torch.inf).argmin(dim=-1, keepdim=True)
+    def _edges(self, tree: Tree) -> Edges:
+        return edges(tree, tree.roots, least=self.backup == "least")
+
+    def _search(self, known: "Known", start: Plan) -> Search:
+        tree, root = known.tree, self._edges(known.tree)
+        least = np.where(root.tried, tree.least[tree.children[tree.roots]], np.inf)
+        allowed = self.rule.answer(root, known.considered, known.noise)
+        chosen = np.where(allowed, least, np.inf).argmin(axis=1)
         # the answer first, then the others from the cheapest, as many as every problem has tried
-        order = least.scatter(1, chosen, -torch.inf).argsort(dim=-1, stable=True)
-        order = order[:, : int(root.tried.sum(dim=-1).amin())]
-        costs = least.gather(1, order)
+        rank = np.where(np.arange(least.shape[1]) == chosen[:, None], -np.inf, least)
+        order = rank.argsort(axis=1, kind="stable")[:, : int(root.used.min())]
+        costs = torch.from_numpy(np.take_along_axis(least, order, axis=1)).to(start.mean)
         refuse_dead_ends(costs)
-        paths = best_paths(tree, root.child.gather(1, order), start.mean.shape[1])
+        paths = best_paths(tree, order, start.mean.shape[1])
         paths = paths if self.bounds is None else self.bounds.project(paths)
-        return Search(Plan(paths[:, 0], start.std), paths, costs, spent)
+        return Search(Plan(paths[:, 0], start.std), paths, costs, known.spent)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One batch of simulations."""
+    """What choices depend on beside the tree."""
 
-    considered: Bool[Tensor, "B K"]  # root actions in the running
-    noise: Float[Tensor, "B K"]
-    leaves: int
+    considered: Bool[np.ndarray, "B K"]  # root actions in the running
+    noise: Float[np.ndarray, "B K"]
+    allowance: Int[np.ndarray, " n"]  # edges that may be tried after 0, 1, .. visits
 
 
-def _root(tree: Tree) -> Int[Tensor, " B"]:
-    return torch.full_like(tree.parent[:, 0], ROOT)
+@dataclass(frozen=True)
+class Known:
+    """What a phase leaves behind."""
+
+    tree: Tree
+    considered: Bool[np.ndarray, "B K"]  # root actions in the running
+    noise: Float[np.ndarray, "B K"]
+    spent: int  # evaluations

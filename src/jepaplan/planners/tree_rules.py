@@ -20,14 +20,16 @@ the values are right.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from jepaplan.planners.proposals import Randomness
 from jepaplan.planners.stepwise import gumbel
-from jepaplan.planners.tree_statistics import Edges
+from jepaplan.planners.tree_statistics import Edges, on_host
 from jepaplan.types import InputError
 
 REPORTS = 8  # how often a search that has no phases of its own tells what it knows
@@ -53,39 +55,45 @@ class PUCT:
         part = -(-simulations // REPORTS)
         return [(actions, min(part, simulations - done)) for done in range(0, simulations, part)]
 
-    def root_noise(self, logits: Float[Tensor, "B K"], generator: Randomness) -> Float[Tensor, "B K"]:
+    def root_noise(self, logits: Float[Tensor, "B K"], generator: Randomness) -> Float[np.ndarray, "B K"]:
         """None is needed."""
-        return torch.zeros_like(logits)
+        return on_host(torch.zeros_like(logits))
 
     def considered(
-        self, root: Edges, before: Bool[Tensor, "B K"], count: int, noise: Float[Tensor, "B K"]
-    ) -> Bool[Tensor, "B K"]:
+        self, root: Edges, before: Bool[np.ndarray, "B K"], count: int, noise: Float[np.ndarray, "B K"]
+    ) -> Bool[np.ndarray, "B K"]:
         """All root actions, always."""
         return before
 
     def at_root(
         self,
         root: Edges,
-        considered: Bool[Tensor, "B K"],
-        may: Bool[Tensor, "B K"],
-        noise: Float[Tensor, "B K"],
-    ) -> Int[Tensor, " B"]:
+        considered: Bool[np.ndarray, "B K"],
+        allowed: Int[np.ndarray, " R"],
+        noise: Float[np.ndarray, "B K"],
+    ) -> Int[np.ndarray, " R"]:
         """The root is a node like any other."""
-        return self.choose(root, may)
+        return self.choose(root, allowed)
 
-    def choose(self, node: Edges, may: Bool[Tensor, "B K"]) -> Int[Tensor, " B"]:
-        """A new edge if there `may` be one, else the highest bound."""
-        prior = _prior(node.logits, node.tried)
-        base = self.exploration_base
-        rate = self.exploration + ((node.node_visits + base + 1) / base).log()
-        bound = node.worth + rate * prior * node.node_visits.sqrt() / (1 + node.visits)
-        new = may & ~node.tried
-        # argmax takes the first of equals: the edges nobody tried come in the order they were drawn
-        return torch.where(new, torch.inf, bound.where(may, -torch.inf)).argmax(dim=-1)
+    def choose(self, node: Edges, allowed: Int[np.ndarray, " R"]) -> Int[np.ndarray, " R"]:
+        """A new edge if so many are `allowed`, else the highest bound."""
+        # edges are tried in the order they were drawn, so the first new one is the number of those tried
+        new = node.used < allowed
+        if new.all():
+            return node.used.copy()
+        tried = node.visits > 0
+        rate = _rates(self.exploration, self.exploration_base, node.most, node.worth.dtype)
+        bound = _shares(node, tried, node.used) * rate.take(node.node_visits)[:, None]
+        bound = bound * np.sqrt(node.node_visits, dtype=rate.dtype)[:, None] / (1 + node.visits) + node.worth
+        np.copyto(bound, -np.inf, where=~tried | (node.room == 0))
+        best = bound.argmax(axis=1)
+        # where all that was tried has been seen to the end, there must be something new
+        new |= bound.reshape(-1).take(node.begin + best) == -np.inf
+        return np.where(new, node.used, best)
 
     def answer(
-        self, root: Edges, considered: Bool[Tensor, "B K"], noise: Float[Tensor, "B K"]
-    ) -> Bool[Tensor, "B K"]:
+        self, root: Edges, considered: Bool[np.ndarray, "B K"], noise: Float[np.ndarray, "B K"]
+    ) -> Bool[np.ndarray, "B K"]:
         """Any root action that was tried: the cheapest path decides."""
         return root.tried
 
@@ -122,69 +130,97 @@ class GumbelHalving:
             running = max(min(2, running), running // 2)
         return phases
 
-    def root_noise(self, logits: Float[Tensor, "B K"], generator: Randomness) -> Float[Tensor, "B K"]:
+    def root_noise(self, logits: Float[Tensor, "B K"], generator: Randomness) -> Float[np.ndarray, "B K"]:
         """One Gumbel variable for each root action, for the whole search."""
-        return gumbel(logits, generator)
+        return on_host(gumbel(logits, generator))
 
     def considered(
-        self, root: Edges, before: Bool[Tensor, "B K"], count: int, noise: Float[Tensor, "B K"]
-    ) -> Bool[Tensor, "B K"]:
+        self, root: Edges, before: Bool[np.ndarray, "B K"], count: int, noise: Float[np.ndarray, "B K"]
+    ) -> Bool[np.ndarray, "B K"]:
         """The best `count` of those considered before; at first, a draw from the prior."""
         drawn = noise + root.logits
-        score = self._score(root, noise).where(root.tried.any(dim=-1, keepdim=True), drawn)
-        chosen = score.where(before, -torch.inf).topk(count, dim=-1).indices
-        return torch.zeros_like(before).scatter(1, chosen, True) & before
+        score = np.where(root.tried.any(axis=1, keepdims=True), self._score(root, noise), drawn)
+        score = torch.from_numpy(np.where(before, score, -np.inf))
+        chosen = np.zeros_like(before)
+        np.put_along_axis(chosen, score.topk(count, dim=-1).indices.numpy(), True, axis=1)
+        return chosen & before
 
     def at_root(
         self,
         root: Edges,
-        considered: Bool[Tensor, "B K"],
-        may: Bool[Tensor, "B K"],
-        noise: Float[Tensor, "B K"],
-    ) -> Int[Tensor, " B"]:
-        """Take turns, whatever the widening; the best of those with the fewest visits first."""
-        running = considered & root.open
-        fewest = root.visits.where(running, torch.inf).amin(dim=-1, keepdim=True)
-        turn = running & (root.visits == fewest)
-        return self._score(root, noise).where(turn, -torch.inf).argmax(dim=-1)
+        considered: Bool[np.ndarray, "B K"],
+        allowed: Int[np.ndarray, " R"],
+        noise: Float[np.ndarray, "B K"],
+    ) -> Int[np.ndarray, " R"]:
+        """Take turns, however many are `allowed`; the best of those with the fewest visits first."""
+        visits = np.where(considered[root.problem] & root.open, root.visits, np.inf)
+        fewest = visits.min(axis=1, keepdims=True)
+        score = self._score(root, noise[root.problem])
+        return np.where(visits == fewest, score, -np.inf).argmax(axis=1)
 
-    def choose(self, node: Edges, may: Bool[Tensor, "B K"]) -> Int[Tensor, " B"]:
+    def choose(self, node: Edges, allowed: Int[np.ndarray, " R"]) -> Int[np.ndarray, " R"]:
         """Follow the improved policy as closely as whole visits can."""
-        running = may | node.tried
-        prior = _prior(node.logits, running)
+        opened, tried = node.open, node.tried
+        may = opened & (tried | (np.arange(tried.shape[1]) < allowed[:, None]))
+        some = may.any(axis=1, keepdims=True)
+        # where nothing is left of those, all are allowed
+        may = may if some.all() else np.where(some, may, opened)
+        running = may | tried
+        prior = _shares(node, running, running.sum(axis=1))
         wanted = _prior(node.logits + self._sigma(node, _completed(node, prior)), running)
-        behind = wanted - node.visits / (1 + node.visits.sum(dim=-1, keepdim=True))
-        return behind.where(may, -torch.inf).argmax(dim=-1)
+        behind = wanted - node.visits / (1 + node.edge_visits[:, None])
+        np.copyto(behind, -np.inf, where=~may)
+        return behind.argmax(axis=1)
 
     def answer(
-        self, root: Edges, considered: Bool[Tensor, "B K"], noise: Float[Tensor, "B K"]
-    ) -> Bool[Tensor, "B K"]:
+        self, root: Edges, considered: Bool[np.ndarray, "B K"], noise: Float[np.ndarray, "B K"]
+    ) -> Bool[np.ndarray, "B K"]:
         """The best of those that were looked at the longest, or to the end."""
         left = considered & root.tried
-        most = root.visits.where(left, -1.0).amax(dim=-1, keepdim=True)
+        most = np.where(left, root.visits, -1).max(axis=1, keepdims=True)
         left = left & ((root.visits == most) | ~root.open)
-        best = self._score(root, noise).where(left, -torch.inf).argmax(dim=-1, keepdim=True)
-        return torch.zeros_like(left).scatter(1, best, True)
+        best = np.where(left, self._score(root, noise), -np.inf).argmax(axis=1)
+        return np.arange(left.shape[1]) == best[:, None]
 
-    def _score(self, root: Edges, noise: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+    def _score(self, root: Edges, noise: Float[np.ndarray, "R K"]) -> Float[np.ndarray, "R K"]:
         return self.noise_scale * noise + root.logits + self._sigma(root, root.worth)
 
-    def _sigma(self, node: Edges, worth: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
-        return (self.visit_offset + node.visits.amax(dim=-1, keepdim=True)) * self.value_scale * worth
+    def _sigma(self, node: Edges, worth: Float[np.ndarray, "R K"]) -> Float[np.ndarray, "R K"]:
+        return ((self.visit_offset + node.most_visited) * self.value_scale)[:, None] * worth
 
 
 Rule = PUCT | GumbelHalving
 
 
-def _prior(logits: Float[Tensor, "B K"], among: Bool[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+@lru_cache(maxsize=64)
+def _rates(exploration: float, base: float, most: int, dtype: np.dtype) -> Float[np.ndarray, " n"]:
+    """How much PUCT explores after 0, 1, .. `most` visits of a node."""
+    visits = torch.from_numpy(np.arange(most + 1, dtype=dtype))
+    return (exploration + ((visits + base + 1) / base).log()).numpy()
+
+
+def _shares(
+    node: Edges, among: Bool[np.ndarray, "R K"], count: Int[np.ndarray, " R"]
+) -> Float[np.ndarray, "R K"] | Float[np.ndarray, "R 1"]:
+    """The prior of so many edges; where all logits are equal the one number that these edges share."""
+    if node.alike:
+        return (1 / np.maximum(count, 1).astype(node.logits.dtype))[:, None]
+    return _prior(node.logits, among)
+
+
+def _prior(logits: Float[np.ndarray, "R K"], among: Bool[np.ndarray, "R K"]) -> Float[np.ndarray, "R K"]:
+    prior = torch.from_numpy(np.where(among, logits, -np.inf)).softmax(dim=-1).numpy()
     # no edges at all make NaN of a softmax; they have no prior either
-    return torch.softmax(logits.where(among, -torch.inf), dim=-1).nan_to_num(0.0)
+    return np.fmax(prior, 0)
 
 
-def _completed(node: Edges, prior: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+def _completed(node: Edges, prior: Float[np.ndarray, "R #K"]) -> Float[np.ndarray, "R K"]:
     """The worth of tried edges, and for the others the mixed value: of the node and of what was tried."""
-    tried = prior.where(node.tried, 0.0)
-    share, visits = tried.sum(dim=-1, keepdim=True), node.visits.sum(dim=-1, keepdim=True)
-    average = (tried * node.worth).sum(dim=-1, keepdim=True) / share.clamp(min=torch.finfo(share.dtype).tiny)
-    mixed = (node.own + visits * average) / (1 + visits)
-    return node.worth.where(node.tried, mixed)
+    known = node.tried
+    tried = prior * known
+    # summed by torch: numpy adds in another order
+    share, worth = torch.from_numpy(np.stack([tried, tried * node.worth])).sum(dim=-1, keepdim=True).numpy()
+    visits = node.edge_visits[:, None]
+    average = worth / np.maximum(share, np.finfo(share.dtype).tiny)
+    mixed = (node.own[:, None] + visits * average) / (1 + visits)
+    return np.where(known, node.worth, mixed)

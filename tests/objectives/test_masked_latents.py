@@ -62,6 +62,12 @@ def literal(made, given, power, weight):
             for token in whole:
                 centred = token - token.mean()
                 latents.append(centred / (centred.square().mean() + 1e-5).sqrt())
+            if made.config.target_norm == "clip":
+                table = torch.stack(latents)
+                for number in range(table.shape[1]):
+                    centred = table[:, number] - table[:, number].mean()
+                    table[:, number] = centred / (centred.square().mean() + 1e-5).sqrt()
+                latents = list(table)
             context, target = masks.context[item], masks.target[item]
             seen = made.encoder(clips[item : item + 1], context[None])
             predicted, told = made.predictor.predict_everywhere(seen, context[None], target[None], masks.grid)
@@ -84,6 +90,16 @@ def test_the_loss_is_the_published_one(power, weight):
     made, given = objective(loss_exponent=power, context_weight=weight), batch()
     loss, _ = made(given)
     torch.testing.assert_close(loss, literal(made, given, power, weight), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("power, weight", [(1.0, 0.0), (2.0, 0.5)])
+def test_targets_may_be_standardised_over_the_tokens_of_a_clip(power, weight):
+    made, given = objective(loss_exponent=power, context_weight=weight, target_norm="clip"), batch()
+    loss, _ = made(given)
+    torch.testing.assert_close(loss, literal(made, given, power, weight), rtol=1e-6, atol=1e-7)
+    # What all tokens of a clip have in common is no part of the target.
+    usual, _ = objective(loss_exponent=power, context_weight=weight)(given)
+    assert not torch.isclose(loss, usual)
 
 
 @pytest.mark.parametrize("power", [1.0, 1.5, 2.0])

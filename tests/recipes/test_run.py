@@ -12,7 +12,7 @@ import torch
 
 from jepaplan.data.episodes import EpisodeWriter
 from jepaplan.models.keypoint_encoder import KeypointConfig
-from jepaplan.recipes.run import TrainOptions, load_run, train
+from jepaplan.recipes.run import TrainOptions, is_finished, load_run, train
 from jepaplan.training.checkpoint import read_weights, save_weights
 from jepaplan.training.runs import RunDirectory
 from jepaplan.types import InputError
@@ -83,6 +83,19 @@ def test_a_run_begun_with_another_recipe_is_refused_with_the_difference(copied_r
     changed = replace(tiny_experiment(), held_out=0.2)
     with pytest.raises(InputError, match=r"configuration.held_out: 0.05 -> 0.2"):
         train(changed, copied_run)
+
+
+def test_a_run_from_before_a_field_existed_is_continued(copied_run):
+    card = json.loads(RunDirectory(copied_run).card.read_text())
+    card["configuration"]["description"] = "in other words"
+    del card["configuration"]["stages"][0]["fit"]["accumulate"]
+    RunDirectory(copied_run).card.write_text(json.dumps(card))
+    before = tensor_hashes(copied_run)
+    experiment = tiny_experiment()
+    assert is_finished(copied_run, experiment)
+    train(experiment, copied_run)
+    assert tensor_hashes(copied_run) == before
+    assert not is_finished(copied_run, replace(experiment, held_out=0.3))
 
 
 def test_flipped_bytes_and_other_architectures_are_refused_by_name(copied_run):

@@ -6,6 +6,9 @@ shown part x and masked places delta_y:
 
     loss = mean over masks of   mean | P(E(x), delta_y) - h |^p / p      over items, masked places and numbers
     h    = LN(E_bar(y)) at the masked places                             LN: no scale, no shift, over numbers
+           or, with target_norm="clip", each number of LN(E_bar(y)) standardised over the tokens of its
+           clip: data2vec's instance normalisation (arXiv:2202.03555, section 3.3). What a clip is like as a
+           whole is then no part of the target, and a latent that knows only that is of no use
 
     paper            here
     E                encoder         sees the shown tokens only
@@ -26,7 +29,7 @@ Items are equal in length and the loss is a mean over items, so it obeys `traini
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +94,7 @@ class MaskedLatentsConfig:
     loss_exponent: float = 1.0  # p; 1 is the mean absolute error
     ema: tuple[float, float] = (0.99, 0.999)  # decay of the target, at the first and at the last update
     ema_updates: int = 1000  # updates over which the decay goes from one to the other, then stays
+    target_norm: Literal["token", "clip"] = "token"  # clip: also over the tokens of each clip
     context_weight: float = 0.0  # lambda of V-JEPA 2.1; 0 predicts masked tokens only, as V-JEPA 2
     mask_index: int = 0  # which of the predictor's mask tokens is used, hence trained
     pixel_mean: tuple[float, ...] = IMAGENET_MEAN  # of levels over 255, per channel
@@ -138,6 +142,8 @@ class MaskedLatents(nn.Module):
         with torch.no_grad():
             whole = wide(self.target.average(clips))
             targets = F.layer_norm(whole, whole.shape[-1:], eps=LAYER_NORM_EPSILON)
+            if self.config.target_norm == "clip":
+                targets = standardised_in_clip(targets)
         losses: list[Tensor] = []
         metrics: dict[str, Tensor] = {}
         for index, masks in enumerate(batch.masks):
@@ -189,6 +195,12 @@ class MaskedLatents(nn.Module):
             # Above 1, the predictor is worse than the mean token of the batch, whatever is shown.
             "masked_over_constant": masked / constant.clamp(min=1e-12),
         }
+
+
+def standardised_in_clip(tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    """Each number minus its mean over the tokens of a clip, over its deviation there."""
+    std, mean = torch.std_mean(tokens, dim=1, keepdim=True, unbiased=False)
+    return (tokens - mean) / (std.square() + LAYER_NORM_EPSILON).sqrt()
 
 
 def latent_error(

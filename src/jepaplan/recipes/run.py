@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def train(experiment: Experiment, path: Path, options: TrainOptions | None = Non
     )
     # Before the run begins: a recipe that does not fit the recording leaves no run that remembers it.
     system = build_system(experiment, interface_of(episodes))
-    with open_run(path, origin, tensorboard=options.tensorboard) as run:
+    with open_run(path, origin, options.tensorboard, complete=partial(_completed, experiment)) as run:
         fit_normalisation(system, episodes, experiment.seed)
         workshop = Workshop(experiment, system.to(options.device), episodes, options.report)
         results: list[FitResult] = []
@@ -121,6 +122,12 @@ def find_recording(run: LoadedRun, data: Path | None = None) -> Path | None:
     """The recording that a run learned from, if it is the run's own or given."""
     own = run.path / DATA_FILE
     return data if data is not None else own if own.exists() else None
+
+
+def _completed(asked: Experiment, configuration: Any) -> Any:
+    """What a run was begun with, in today's words, and with the fields that came since at their defaults."""
+    begun = experiment_from_json(configuration)
+    return experiment_to_json(replace(begun, description=asked.description))
 
 
 def _recording(experiment: Experiment, path: Path, options: TrainOptions) -> Episodes:

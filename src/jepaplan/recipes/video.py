@@ -121,7 +121,7 @@ def video_tiny() -> VideoExperiment:
         VideoPhase(
             name="cooldown",
             frames=16,
-            fit=replace(_small_fit(500, cooldown=1.0), warmup_fraction=0.0, learning_rate=1e-3),
+            fit=replace(_small_fit(500), cooldown_fraction=1.0, warmup_fraction=0.0),
         ),
     )
     return replace(

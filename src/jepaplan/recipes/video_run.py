@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -144,7 +145,7 @@ def train_video(
         seed=experiment.seed,
     )
     objective = build_objective(experiment).to(options.device)
-    with open_run(path, origin, tensorboard=options.tensorboard) as run:
+    with open_run(path, origin, options.tensorboard, complete=partial(_completed, experiment)) as run:
         workshop = VideoWorkshop(experiment, objective, sources, run, report)
         results: list[FitResult] = []
         for phase in experiment.phases:
@@ -312,6 +313,11 @@ class VideoWorkshop:
 
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(next(self.objective.parameters()).device)
+
+
+def _completed(asked: VideoExperiment, configuration: Any) -> Any:
+    begun = video_experiment_from_json(configuration)
+    return experiment_to_json(replace(begun, description=asked.description))
 
 
 def _unfinished(card: Mapping[str, Any], experiment: VideoExperiment) -> list[str]:

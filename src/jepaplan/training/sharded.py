@@ -101,8 +101,8 @@ class Sharded:
             return
         if any(isinstance(module, FSDPModule) for module in objective.modules()):
             raise InputError(
-                "this objective holds modules that an earlier stage has sharded as parts of another one. Train "
-                "one objective in both stages, or copy the weights of the earlier run into new modules."
+                "this objective holds modules that an earlier stage has sharded as parts of another one. "
+                "Train one objective in both stages, or copy the weights of the earlier run into new modules."
             )
         distributed.start_equal(objective)
         if processes().world > 1:  # alone, a part is the whole

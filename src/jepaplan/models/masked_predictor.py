@@ -19,7 +19,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from jepaplan.models.rotary import Grid, RopeLayout, refuse_unturnable_heads, rotation_of_ids
+from jepaplan.models.rotary import (
+    ROPE_BASE,
+    Grid,
+    RopeLayout,
+    refuse_other_rope,
+    refuse_unturnable_heads,
+    rotation_of_ids,
+)
 from jepaplan.models.trained_affine import TrainedAffine
 from jepaplan.models.transformer import LAYER_NORM_EPSILON, Block, hidden_width, initialise, run_blocks
 from jepaplan.types import InputError
@@ -35,6 +42,7 @@ class MaskedPredictorConfig:
     mlp_ratio: float = 4.0  # hidden width of a block's perceptron / width
     mask_tokens: int = 2  # learned tokens to choose from by `mask_index`; the released weights have 10
     rope_layout: RopeLayout = "interleaved"  # as the encoder's
+    rope_base: float = ROPE_BASE  # of the angles; a small grid tells places apart better with a small one
     checkpoint_activations: bool = False  # keep blocks' inputs only: less memory, a third more time
 
     def __post_init__(self) -> None:
@@ -44,10 +52,7 @@ class MaskedPredictorConfig:
             )
         refuse_unturnable_heads(self.width, self.heads)
         hidden_width(self.width, self.mlp_ratio)
-        if self.rope_layout not in ("interleaved", "tiled"):
-            raise InputError(
-                f"rope_layout is {self.rope_layout!r}; write 'interleaved', or 'tiled' for released weights"
-            )
+        refuse_other_rope(self.rope_layout, self.rope_base)
 
 
 _NARROW = MaskedPredictorConfig(width=96, depth=4, heads=4)
@@ -128,7 +133,8 @@ class MaskedPredictor(nn.Module):
         seen = self.embedding(context)
         asked = self.mask_tokens[mask_index].to(seen.dtype).expand(*target_ids.shape, -1)
         ids = torch.cat([context_ids, target_ids], dim=1)
-        rotation = rotation_of_ids(ids, grid, config.width // config.heads, config.rope_layout, seen.dtype)
+        head_width = config.width // config.heads
+        rotation = rotation_of_ids(ids, grid, head_width, config.rope_layout, seen.dtype, config.rope_base)
         return run_blocks(
             self.blocks,
             torch.cat([seen, asked], dim=1),

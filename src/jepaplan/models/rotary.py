@@ -6,13 +6,16 @@ d = 2 floor(floor(width of a head / 3) / 2), and the rest is not turned. Channel
 one plane, turned by position * omega_j:
 
     paper      here
-    theta_j    omega_j = 10000^(-j / (d / 2)), j = 0 ... d/2 - 1
+    theta_j    omega_j = base^(-j / (d / 2)), j = 0 ... d/2 - 1; base 10000 in both papers
     m          the token's time, row or column, counted in tubelets and patches
 
 Two layouts of the same table. `interleaved` gives both channels of a plane the same omega_j: a rotation, and
 attention then depends on differences of positions only. `tiled` lays the table down twice, omega_0 ...
 omega_(d/2-1), omega_0 ..., so the two channels of a plane get different angles: no rotation, but what the
 released V-JEPA 2 weights were trained with, and they answer rightly with nothing else.
+
+With few tokens per axis a base of 10000 wastes planes: on an axis of 8, with five planes, all but the first
+two turn by less than a tenth of a circle from end to end. A base near the grid's size uses them all.
 """
 
 import functools
@@ -28,7 +31,7 @@ from jepaplan.types import InputError
 RopeLayout = Literal["interleaved", "tiled"]
 Grid = tuple[int, int, int]  # tubelets, rows, columns
 
-_LONGEST_PERIOD = 10_000.0
+ROPE_BASE = 10_000.0  # of the papers and released weights
 _TABLES_KEPT = 32  # grids x widths of a head x layouts x devices x dtypes
 
 
@@ -65,6 +68,14 @@ def turned_channels(head_width: int) -> int:
     return 2 * (head_width // 3 // 2)
 
 
+def refuse_other_rope(layout: str, base: float) -> None:
+    """Layouts that there are, and a base above 1: later planes turn slower."""
+    if layout not in ("interleaved", "tiled"):
+        raise InputError(f"rope_layout is {layout!r}; write 'interleaved', or 'tiled' for released weights")
+    if not 1 < base < float("inf"):
+        raise InputError(f"rope_base is a number above 1, {ROPE_BASE:g} for released weights; got {base}")
+
+
 def refuse_unturnable_heads(width: int, heads: int) -> None:
     """A head needs one plane per axis, and whole planes."""
     if width < 1 or heads < 1 or width % heads:
@@ -93,14 +104,14 @@ def rotation_at(
     positions: tuple[Float[Tensor, "*batch N"], Float[Tensor, "*batch N"], Float[Tensor, "*batch N"]],
     head_width: int,
     layout: RopeLayout,
+    base: float = ROPE_BASE,
 ) -> Rotation:
     """The rotation of tokens at any (time, row, column), whole or not; a zero leaves that axis unturned."""
-    if layout not in ("interleaved", "tiled"):
-        raise InputError(f"rope_layout is {layout!r}; write 'interleaved', or 'tiled' for released weights")
+    refuse_other_rope(layout, base)
     planes = turned_channels(head_width) // 2
     # in this order of operations, in the table's own dtype: released weights saw exactly these numbers
     omega = torch.arange(planes, device=positions[0].device, dtype=positions[0].dtype)
-    omega = 1.0 / _LONGEST_PERIOD ** (omega / (planes * 1.0))
+    omega = 1.0 / base ** (omega / (planes * 1.0))
     angles = [axis.unsqueeze(-1) * omega for axis in positions]
     if layout == "interleaved":
         angles = [axis.repeat_interleave(2, dim=-1) for axis in angles]
@@ -116,20 +127,30 @@ def rotation_at(
 
 
 def rotation_of_ids(
-    ids: Int[Tensor, "*batch N"], grid: Grid, head_width: int, layout: RopeLayout, dtype: torch.dtype
+    ids: Int[Tensor, "*batch N"],
+    grid: Grid,
+    head_width: int,
+    layout: RopeLayout,
+    dtype: torch.dtype,
+    base: float = ROPE_BASE,
 ) -> Rotation:
     """The rotation of tokens named by their ids, which may lie beyond the clip."""
     time, row, column = (axis.to(table_dtype(dtype)) for axis in grid_ids(ids, grid))
-    return rotation_at((time, row, column), head_width, layout)
+    return rotation_at((time, row, column), head_width, layout, base)
 
 
 def rotation_of_grid(
-    grid: Grid, head_width: int, layout: RopeLayout, device: torch.device, dtype: torch.dtype
+    grid: Grid,
+    head_width: int,
+    layout: RopeLayout,
+    device: torch.device,
+    dtype: torch.dtype,
+    base: float = ROPE_BASE,
 ) -> Rotation:
     """The rotation of all tokens of a clip; computed once for each grid, device and dtype."""
     # the compiler looks through the cache, so it is given what lies behind it
     table = _grid_table if torch.compiler.is_compiling() else _kept_grid_table
-    return table(grid, head_width, layout, device, table_dtype(dtype))
+    return table(grid, head_width, layout, device, table_dtype(dtype), base)
 
 
 def table_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -138,16 +159,26 @@ def table_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _grid_table(
-    grid: Grid, head_width: int, layout: RopeLayout, device: torch.device, dtype: torch.dtype
+    grid: Grid,
+    head_width: int,
+    layout: RopeLayout,
+    device: torch.device,
+    dtype: torch.dtype,
+    base: float = ROPE_BASE,
 ) -> Rotation:
     ids = torch.arange(grid[0] * grid[1] * grid[2], device=device)
-    return rotation_of_ids(ids, grid, head_width, layout, dtype)
+    return rotation_of_ids(ids, grid, head_width, layout, dtype, base)
 
 
 @functools.lru_cache(maxsize=_TABLES_KEPT)
 def _kept_grid_table(
-    grid: Grid, head_width: int, layout: RopeLayout, device: torch.device, dtype: torch.dtype
+    grid: Grid,
+    head_width: int,
+    layout: RopeLayout,
+    device: torch.device,
+    dtype: torch.dtype,
+    base: float = ROPE_BASE,
 ) -> Rotation:
     # A table first asked for in inference mode must not be refused by autograd later.
     with torch.inference_mode(False), torch.no_grad():
-        return _grid_table(grid, head_width, layout, device, dtype)
+        return _grid_table(grid, head_width, layout, device, dtype, base)

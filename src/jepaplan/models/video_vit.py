@@ -24,7 +24,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from jepaplan.models.rotary import Grid, RopeLayout, refuse_unturnable_heads, rotation_of_grid
+from jepaplan.models.rotary import (
+    ROPE_BASE,
+    Grid,
+    RopeLayout,
+    refuse_other_rope,
+    refuse_unturnable_heads,
+    rotation_of_grid,
+)
 from jepaplan.models.trained_affine import trained_affine
 from jepaplan.models.transformer import (
     INITIAL_STD,
@@ -51,6 +58,7 @@ class VideoTransformerConfig:
     heads: int = 16
     mlp_ratio: float = 4.0  # hidden width of a block's perceptron / width
     rope_layout: RopeLayout = "interleaved"  # "tiled" for released weights, see `rotary.py`
+    rope_base: float = ROPE_BASE  # of the angles; a small grid tells places apart better with a small one
     checkpoint_activations: bool = False  # keep blocks' inputs only: less memory, a third more time
 
     def __post_init__(self) -> None:
@@ -68,10 +76,7 @@ class VideoTransformerConfig:
             )
         refuse_unturnable_heads(self.width, self.heads)
         hidden_width(self.width, self.mlp_ratio)
-        if self.rope_layout not in ("interleaved", "tiled"):
-            raise InputError(
-                f"rope_layout is {self.rope_layout!r}; write 'interleaved', or 'tiled' for released weights"
-            )
+        refuse_other_rope(self.rope_layout, self.rope_base)
 
     @property
     def grid(self) -> Grid:
@@ -136,7 +141,12 @@ class VideoTransformer(nn.Module):
         config, grid = self.config, self.patches.grid(clips)
         tokens = self.patches(clips, keep)
         rotation = rotation_of_grid(
-            grid, config.width // config.heads, config.rope_layout, clips.device, clips.dtype
+            grid,
+            config.width // config.heads,
+            config.rope_layout,
+            clips.device,
+            clips.dtype,
+            config.rope_base,
         )
         if keep is not None:
             rotation = rotation.at(keep)

@@ -40,7 +40,7 @@ results: demo
 	$(BIN)/python docs/results/into_readme.py
 
 benchmarks: .venv/.dev
-	for name in planning planners quasimetric recording training; do \
+	for name in planning planners quasimetric recording training video; do \
 	  $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 .venv/.python:

@@ -1,4 +1,4 @@
-"""What the rooms of the tests share: one tiny recording, one tiny finished run, and how to make more."""
+"""What the rooms of the tests share: one tiny recording, tiny finished runs, and how to make more."""
 
 import random
 
@@ -8,7 +8,9 @@ import torch
 from jepaplan.data.wall_walks import collect_wall
 from jepaplan.envs.wall import WALL_BIG
 from jepaplan.recipes.run import TrainOptions, train
+from jepaplan.recipes.video_run import train_video
 from tiny_runs import tiny_experiment
+from tiny_video_studies import tiny_video_experiment
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,4 +39,12 @@ def tiny_run(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "tiny"
     torch.manual_seed(random.randrange(2**31))  # nothing may depend on the global generator
     train(tiny_experiment(), path, TrainOptions())
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_video_run(tmp_path_factory):
+    """A finished video run with its own videos; tests that change it work on a copy."""
+    path = tmp_path_factory.mktemp("video_runs") / "tiny"
+    train_video(tiny_video_experiment(), path)
     return path

@@ -22,6 +22,8 @@ STAGES = 3  # of the recipe that the README trains
 SMALL = {
     "collect": ["--trajectories", "12"],
     "train": [word for number in range(STAGES) for word in (f"--stages.{number}.fit.updates", "5")],
+    "train video-nano": ["--generated.count", "40", "--phases.0.fit.updates", "2"],
+    "probe": ["--epochs", "1"],
     "evaluate": ["--episodes", "2", "--samples", "32", "--horizon", "2", "--no-references", "--no-report"],
 }
 
@@ -90,7 +92,8 @@ def test_shell_blocks(wheel, tmp_path):
     assert len(command_lines()) >= 6
     for words in command_lines():
         assert words[0] == "jepaplan"
-        run([str(wheel / "bin" / "jepaplan"), *words[1:], *SMALL.get(words[1], [])], wheel, tmp_path)
+        small = SMALL.get(" ".join(words[1:3]), SMALL.get(words[1], []))
+        run([str(wheel / "bin" / "jepaplan"), *words[1:], *small], wheel, tmp_path)
 
 
 def test_the_recipe_has_as_many_stages_as_are_shortened():

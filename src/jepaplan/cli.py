@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, Command] = {
     "inspect": Command("inspect", "health card and pictures of a recording, or what a run is"),
     "train": Command("train", "train a recipe into a run folder, or go on with a run"),
     "evaluate": Command("evaluate", "success of a run beside its references, with intervals"),
+    "probe": Command("probe", "what a frozen video encoder knows of labelled videos, with an interval"),
     "plan": Command("plan", "two pictures in, ranked candidates out"),
     "reproduce": Command("reproduce", "make a page of results: resumable, shared by any number of workers"),
     "compare": Command("compare", "two runs on the same instances, paired"),

@@ -81,3 +81,15 @@ def test_threads_held_back_are_noted(monkeypatch):
     assert "unset OMP_NUM_THREADS" in doctor.processor().mend
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert doctor.processor().mend == ""
+
+
+def test_without_the_extras_for_video_one_line_each_mends_it(monkeypatch, capsys):
+    lines = ["rich", "nonesuch-av>=14.0; extra == 'video'", "nonesuch-hub>=1.0; extra == 'hf'"]
+    monkeypatch.setattr(metadata, "requires", lambda name: lines)
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line for line in out if line.startswith("extra video: ")] == [
+        "extra video: pip install 'jepaplan[video]'"
+    ]
+    assert [line for line in out if line.startswith("extra hf: ")] == ["extra hf: pip install 'jepaplan[hf]'"]
+    assert "(for video files: `jepaplan train video_nano`" in " ".join(" ".join(out).split())

@@ -169,3 +169,11 @@ def test_paths_are_not_cut_into_lines(capsys):
 def test_a_device_that_is_not_there_is_refused(tiny_run, capsys):
     assert main(["evaluate", str(tiny_run), "--device", "abacus"]) == 2
     assert "--device abacus cannot be used here" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_video_run_is_sent_to_probe(tiny_video_run, capsys):
+    assert main(["evaluate", str(tiny_video_run)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "pretraining of a video encoder, which has no actions to plan with" in said.err
+    assert "`jepaplan probe RUN --data VIDEOS`" in said.err

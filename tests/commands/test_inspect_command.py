@@ -1,6 +1,7 @@
 """Looking at recordings and runs: numbers, pictures, and what is refused."""
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -118,3 +119,22 @@ def test_a_run_is_told_in_words(tmp_path, capsys):
         assert words in out
     code, out, _ = inspect(capsys, tmp_path, "--json")
     assert json.loads(out) == card
+
+
+def test_a_video_run_says_what_it_is(tiny_video_run, capsys):
+    code, out, _ = inspect(capsys, tiny_video_run)
+    assert code == 0
+    assert "recipe video_nano, seed 0" in out
+    assert "masked video pretraining on generated sprites" in out
+    assert f"a video encoder; `jepaplan probe {tiny_video_run} --data VIDEOS`" in out
+    assert "pretraining" in out
+
+
+def test_an_unfinished_video_run_says_what_is_left(tiny_video_run, tmp_path, capsys):
+    run = shutil.copytree(tiny_video_run, tmp_path / "run")
+    card = json.loads((run / "card.json").read_text())
+    card["configuration"]["phases"].append({**card["configuration"]["phases"][0], "name": "cooldown"})
+    (run / "card.json").write_text(json.dumps(card))
+    _, out, _ = inspect(capsys, run)
+    assert "not finished: cooldown still to be trained" in out
+    assert "jepaplan probe" not in out

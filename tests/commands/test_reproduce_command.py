@@ -20,6 +20,7 @@ from jepaplan.recipes.reproduction_pieces import work
 from jepaplan.recipes.reproduction_work import WorkOptions
 from jepaplan.types import InputError
 from tiny_reproductions import SHORT, outcomes_of, tiny_reproduction, weights_of
+from tiny_video_studies import tiny_video_study
 
 SCRIPT = Path(tiny_reproductions.__file__)
 COMMAND = ["reproduce", "tiny", "--seeds", "1", "--threads", "1", "--device", "cpu"]
@@ -101,6 +102,34 @@ def test_one_worker_writes_page_picture_and_rows_and_the_next_call_only_tells(tm
     assert capsys.readouterr().out == rows_text(rows)
     assert [row.method for row in rows] == ["wall_big_demo, distance", "wall_big_demo, value"]
     assert outcomes_of(tmp_path) == before
+
+
+def test_a_video_study_has_its_page_as_well(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(catalogue.REPRODUCTIONS, "tiny-videos", lambda scale: tiny_video_study())
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    page = tmp_path / "docs" / "videos.md"
+    command = ["reproduce", "tiny-videos", "--seeds", "1", "--threads", "1", "--device", "cpu"]
+    command += ["--folder", str(tmp_path / "runs"), "--page", str(page)]
+    assert main([*command, "--time-limit", "0.001s"]) == reproduce.WORK_LEFT
+    assert "13 pieces of work are left" in capsys.readouterr().err
+    assert "Nothing was measured yet" in page.read_text()
+    assert main([*command, "--only", "pixels", "constant"]) == 0
+    said = capsys.readouterr()
+    assert f"page: {page}" in said.out
+    assert "video_nano seed 0, training" in said.err
+    text = page.read_text()
+    assert "Made by `jepaplan reproduce tiny-videos --scale cpu --seeds 1` at commit" in text
+    assert str(tmp_path) not in text
+    assert "| pretrained | not yet |" in text
+    assert main([*command, "--only", "pixels", "--json"]) == 0
+    rows = read_rows(page.with_suffix(".json"))
+    assert capsys.readouterr().out == rows_text(rows)
+    assert {row.method for row in rows} == {"pixels", "constant velocity (anticipation)"}
+    assert main([*command, "--only", "smell"]) == 2
+    assert "nothing of tiny-videos holds smell" in capsys.readouterr().err
+    assert main(["reproduce", "--list"]) == 0
+    assert "vjepa2" in capsys.readouterr().out
 
 
 def test_only_some_work_and_the_whole_page(tmp_path, tiny, capsys):

@@ -82,3 +82,62 @@ def test_wrong_input_is_refused_in_words(tmp_path, tiny_data, capsys):
     code, said = refused("--data", str(tiny_data), "--stages.0.fit.updates", "0")
     assert code == 2
     assert "updates counts updates or items, so it is at least 1; got 0" in " ".join(said.split())
+
+
+TINY_VIDEO = [
+    *("--phases.0.fit.updates", "2", "--phases.0.fit.batch", "2", "--generated.count", "24"),
+    *("--encoder.frames", "4", "--encoder.width", "48", "--encoder.depth", "1", "--encoder.heads", "2"),
+    *("--encoder.patch", "16", "--predictor.width", "24", "--predictor.depth", "1"),
+    *("--predictor.heads", "2", "--device", "cpu"),
+]
+
+
+def test_a_video_recipe_lists_its_fields(capsys):
+    assert main(["train", "video-nano", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for field in (
+        "--encoder.width",
+        "--predictor.depth",
+        "--masks.0.spatial-scale",
+        "--phases.0.fit.updates",
+        "--objective.ema",
+        "--generated.count",
+        "--clips.fps",
+        "--held-out",
+        "--data",
+    ):
+        assert field in shown
+    assert main(["train"]) == 0
+    assert "video_nano" in capsys.readouterr().out
+
+
+def test_trains_a_video_encoder_and_says_what_comes_next(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", "video-nano", "--run", str(run), *TINY_VIDEO]) == 0
+    said = capsys.readouterr()
+    assert f"`jepaplan probe {run}` comes next" in said.out
+    assert "writing videos: 24/24" in said.err
+    assert "decoding videos: 24/24" in said.err
+    assert "pretraining: 2 updates" in said.err
+    hashes = tensor_hashes(run)
+    again = ["train", "video_nano", "--run", str(run), *TINY_VIDEO, "--json"]
+    assert main(again) == 0
+    (stage,) = json.loads(capsys.readouterr().out)
+    assert (stage["stage"], stage["updates"]) == ("pretraining", 2)
+    assert tensor_hashes(run) == hashes
+
+
+def test_wrong_input_for_video_is_refused_in_words(tmp_path, capsys):
+    def refused(*options):
+        code = main(["train", "video_nano", "--run", str(tmp_path / "run"), *TINY_VIDEO, *options])
+        assert code == 2
+        return " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+    assert "none.csv: there is no such file" in refused("--data", str(tmp_path / "none.csv"))
+    (tmp_path / "empty").mkdir()
+    assert "holds no video files" in refused("--data", str(tmp_path / "empty"))
+    (tmp_path / "mix.json").write_text('{"videos": "empty"}')
+    assert "is no mixture of videos" in refused("--data", str(tmp_path / "mix.json"))
+    assert "does not cut into tubelets" in refused("--encoder.frames", "5")
+    assert "held_out is a share" in refused("--held-out", "1.5")
+    assert not (tmp_path / "run" / "card.json").exists()

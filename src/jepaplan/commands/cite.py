@@ -26,6 +26,7 @@ from jepaplan.recipes.experiment import (
     ValueStage,
 )
 from jepaplan.recipes.value_stages import ValueHeadStage
+from jepaplan.recipes.video import VideoExperiment
 
 # Worlds, their recordings and tasks; those that are not here are our own.
 _ROOMS = ("destrade2026value", "sobal2025learning")
@@ -45,6 +46,10 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "iqe": ("wang2022improved",),
     "euclidean_head": ("destrade2026value",),
     "quasimetric_head": ("wang2022improved", "wang2023optimal"),
+    # video encoders and what they learn from
+    "VideoTransformerConfig": ("assran2025vjepa2", "dosovitskiy2021image", "su2021roformer"),
+    "MaskedPredictorConfig": ("assran2025vjepa2",),
+    "MaskConfig": ("bardes2024revisiting",),
     # stages
     "PredictionStage": ("sobal2025learning",),
     "ValueStage": ("destrade2026value",),
@@ -116,8 +121,13 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def keys_of(experiment: Experiment) -> list[str]:
+def keys_of(experiment: Experiment | VideoExperiment) -> list[str]:
     """Keys of what `experiment` touches, each once, in the order in which it does."""
+    if isinstance(experiment, VideoExperiment):
+        records = (experiment.encoder, experiment.predictor, *experiment.masks)
+        names = [type(record).__name__ for record in records]
+        names += [phase.fit.optimiser for phase in experiment.phases]
+        return list(dict.fromkeys(key for name in names for key in SOURCES[name]))
     parts = [type(experiment.encoder).__name__, experiment.distance.kind]
     for stage in experiment.stages:
         parts += _parts_of(stage)

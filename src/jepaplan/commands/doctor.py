@@ -27,6 +27,8 @@ DISK_WANTED = 1.0  # GB free where the command is run
 PURPOSES = {
     "maze": "the point maze",
     "slurm": "`jepaplan reproduce --launcher slurm`",
+    "video": "video files: `jepaplan train video_nano`, `jepaplan probe`",
+    "hf": "fetching released video weights",
     "track": "learning curves for TensorBoard",
     "dev": "`make test` and `make check`",
 }

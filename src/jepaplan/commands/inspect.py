@@ -184,8 +184,15 @@ def show_run(options: Options) -> int:
         for name, stage in card.get("stages", {}).items()
     ]
     RESULTS.print(table("stages", ["stage", "updates", "time", "metrics of the last update"], rows))
-    asked = [stage.get("name") for stage in configuration.get("stages", [])]
+    phases = configuration.get("phases", [])  # of a video encoder's pretraining
+    asked = [stage.get("name") for stage in configuration.get("stages", phases)]
     missing = [name for name in asked if name not in card.get("stages", {})]
+    if phases and not missing:
+        RESULTS.print(
+            f"a video encoder; `jepaplan probe {options.path} --data VIDEOS` says what its features know",
+            markup=False,
+            highlight=False,
+        )
     if missing:
         RESULTS.print(
             f"not finished: {', '.join(missing)} still to be trained; the same `jepaplan train` goes on",

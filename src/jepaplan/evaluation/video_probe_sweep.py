@@ -11,7 +11,7 @@ the protocol of V-JEPA 2's probes (arXiv:2506.09985, appendix), whose defaults a
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -97,14 +97,19 @@ class StackedAdamW:
 
 
 def train_heads(
-    heads: Heads, items: Items, chosen: Int[Tensor, " chosen"], sweep: Sweep, generator: torch.Generator
+    heads: Heads,
+    items: Items,
+    chosen: Int[Tensor, " chosen"],
+    sweep: Sweep,
+    generator: torch.Generator,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Train every setting on the chosen items; of several views one is drawn per item and epoch."""
     updates = sweep.epochs * math.ceil(len(chosen) / sweep.batch)
     optimizer = StackedAdamW(heads, sweep.settings, updates)
     views = items.features.shape[1]
     with torch.enable_grad():
-        for _ in range(sweep.epochs):
+        for epoch in range(sweep.epochs):
             order = chosen[torch.randperm(len(chosen), generator=generator)]
             seen = torch.randint(views, order.shape, generator=generator)
             for batch, view in zip(order.split(sweep.batch), seen.split(sweep.batch), strict=True):
@@ -113,6 +118,8 @@ def train_heads(
                     total = _losses(logits, items.labels[batch[part]]).sum()
                     (total / len(batch)).backward()
                 optimizer.step()
+            if progress is not None:
+                progress(epoch + 1, sweep.epochs)
 
 
 @torch.no_grad()

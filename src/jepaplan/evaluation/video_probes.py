@@ -10,7 +10,7 @@ accuracy of the sweep is reported: here settings share theirs, and a validation 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -163,12 +163,13 @@ def probe_features(
     splits: Splits,
     probe: Probe,
     generator: torch.Generator,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ProbeResult:
     """Train all settings of `probe` on the training split, choose one by validation, report it on test."""
     items, labels = _items(features, labels), labels.cpu()
     inputs = probe.inputs(items, splits.train)
     heads = probe.heads(features.shape[-1], int(labels.max()) + 1, generator).to(features.device)
-    train_heads(heads, inputs, splits.train, probe.sweep, generator)
+    train_heads(heads, inputs, splits.train, probe.sweep, generator, progress)
     scores = score_settings(
         view_averages(heads, inputs, splits.validation), labels[splits.validation], probe.sweep
     )

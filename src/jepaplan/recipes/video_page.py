@@ -133,6 +133,8 @@ def _gain(found: Found, source: str, task: str) -> str:
     if not ours or not others:
         return "" if ours and any(one == source for one, _ in found) else NOT_YET
     common = sorted({one["seed"] for one in ours} & {one["seed"] for one in others})
+    if not common:  # each was done by another worker, and the other half is still under way
+        return NOT_YET
     first, second = (
         _outcomes([one for one in some if one["seed"] in common], "correct") for some in (ours, others)
     )

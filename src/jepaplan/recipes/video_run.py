@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from jepaplan.data.clips import ClipBatch
 from jepaplan.data.sprite_videos import open_sprite_videos, write_sprite_videos
 from jepaplan.data.tubelet_masks import TubeletMasks, draw_masks
-from jepaplan.data.video_cache import cache_videos
-from jepaplan.data.video_clips import ClipSample, VideoClips, random_views
+from jepaplan.data.video_cache import VideoCache, cache_videos
+from jepaplan.data.video_clips import ClipConfig, ClipSample, VideoClips, random_views
 from jepaplan.data.video_sets import VideoSet
 from jepaplan.models.masked_predictor import MaskedPredictor
 from jepaplan.models.video_vit import VideoTransformer
@@ -196,28 +196,32 @@ class VideoWorkshop:
         self.experiment, self.objective, self.run = experiment, objective, run
         self.seeds = SeedTree(experiment.seed)
         self.learned, self.kept = sources.split(experiment.held_out, experiment.seed)
-        self._cache = (
-            cache_videos(
-                run.path / CACHE,
-                sources.sets,
-                experiment.clips,
-                lambda done, total: report("decoding videos", done, total),
-            )
-            if experiment.cache
-            else None
-        )
+        self._sets, self._report = sources.sets, report
+        self._caches: dict[int | None, VideoCache] = {}
         self._opened: list[VideoClips] = []
 
     def clips(self, phase: VideoPhase, sources: Sources, augmented: bool) -> VideoClips:
         """Clips of a phase."""
         shape, views = self.experiment.shape(phase), self.experiment.augmentation
-        size = self.experiment.clips.size or shape.image
-        config = replace(self.experiment.clips, frames=shape.frames, size=size)
         square = (shape.image, shape.image)
         augment = random_views(views, square) if augmented and views is not None else None
-        opened = VideoClips(sources.sets, config, sources.weights, augment, self._cache)
+        # What no augmentation crops is decoded at the size that the encoder wants.
+        size = shape.image if augment is None else self.experiment.clips.size or shape.image
+        config = replace(self.experiment.clips, frames=shape.frames, size=size)
+        opened = VideoClips(sources.sets, config, sources.weights, augment, self._cached(config))
         self._opened.append(opened)
         return opened
+
+    def _cached(self, config: ClipConfig) -> VideoCache | None:
+        """The decoded frames of all files at this size, where the recipe keeps them."""
+        if self.experiment.cache and config.size not in self._caches:
+            self._caches[config.size] = cache_videos(
+                self.run.path / CACHE,
+                self._sets,
+                config,
+                lambda done, total: self._report("decoding videos", done, total),
+            )
+        return self._caches.get(config.size)
 
     def stage(self, phase: VideoPhase) -> Stage:
         """What the training loop runs in a phase."""
@@ -227,10 +231,13 @@ class VideoWorkshop:
         watch = CollapseWatch(
             history=lambda: [row for row in self.run.read_metrics() if row["stage"] == phase.name]
         )
-        update = [0]
+        # Updates of earlier phases count: the target goes on where it was, and so do shuffled epochs.
+        earlier = experiment.phases[: experiment.phases.index(phase)]
+        before = sum(one.fit.updates for one in earlier)
+        update = [before]
 
         def note_update(done: int) -> None:
-            update[0] = done
+            update[0] = before + done
 
         def sample(generator: torch.Generator, items: int) -> Draw:
             masks = draw_masks(grid, items, experiment.masks, generator, experiment.equalise)
@@ -249,7 +256,7 @@ class VideoWorkshop:
             evaluate=lambda: self._evaluate(held),
             health=lambda: watch.judge(self._health(phase)),
             before_update=note_update,
-            after_update=self.objective.after_update,
+            after_update=lambda done: self.objective.after_update(before + done),
             shard_units=self._units,
             frames_per_item=grid[0] * experiment.encoder.tubelet,
         )

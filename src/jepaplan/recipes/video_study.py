@@ -201,7 +201,9 @@ class VideoPiece:
     def carry_out(self, shop: Shop) -> None:
         """Train, or probe."""
         if self.source is None:
-            videos = _videos(shop, f"pretraining-seed{self.seed}", self._write_pretraining)
+            videos = _videos(
+                shop, f"pretraining-seed{self.seed}", self.experiment.generated, self._write_pretraining
+            )
             path = self.run(shop.folder)
             shop.train(self, videos, lambda options: train_video(self.experiment, path, options))
             return
@@ -230,7 +232,7 @@ class VideoPiece:
         def write(folder: Path, progress: Callable[[int, int], None]) -> None:
             write_sprite_videos(folder, study.clips, study.sprites, LABELLED_SEED, progress)
 
-        opened = open_sprite_videos(_videos(shop, "labelled", write))
+        opened = open_sprite_videos(_videos(shop, "labelled", (study.clips, study.sprites), write))
         run = load_video_run(self.run(shop.folder))
         clips = _all_clips(run, opened, 0.5)
         found: dict[str, Any] = {}
@@ -297,7 +299,7 @@ class VideoPiece:
         def write(folder: Path, progress: Callable[[int, int], None]) -> None:
             write_bouncing_videos(folder, study.clips, study.bouncing, BOUNCING_SEED, progress)
 
-        videos = _videos(shop, "bouncing", write)
+        videos = _videos(shop, "bouncing", (study.clips, study.bouncing), write)
         opened = open_sprite_videos(videos)
         labels = opened.labels[ANTICIPATION]
         splits = draw_splits(labels, SeedTree(BOUNCING_SEED).torch("splits"))
@@ -341,9 +343,11 @@ def work_on_videos(study: VideoStudy, folder: Path, options: WorkOptions) -> Lef
     return work_on(video_pieces(study, options.seeds), folder, options)
 
 
-def _videos(shop: Shop, name: str, write: Callable[[Path, Callable[[int, int], None]], None]) -> Path:
-    """A generated set, written by one of the workers."""
-    folder = shop.folder / "data" / name
+def _videos(
+    shop: Shop, name: str, asked: Any, write: Callable[[Path, Callable[[int, int], None]], None]
+) -> Path:
+    """A generated set, written by one of the workers; another request is another folder."""
+    folder = shop.folder / "data" / f"{name}-{hashlib.sha256(repr(asked).encode()).hexdigest()[:8]}"
     done = folder.with_suffix(".done")
 
     def make() -> None:

@@ -71,8 +71,8 @@ def test_small_recipes_warm_up_once_and_end_at_a_hundredth(name):
     for before, after in pairwise(phases):
         begins = after.fit.learning_rate_at(0)
         assert math.isclose(before.fit.learning_rate_at(before.fit.updates - 1), begins, rel_tol=0.01)
-    target = find_recipe(name).objective
-    assert target.ema_updates == sum(phase.fit.updates for phase in phases)
+    # A target as fast as the encoder cannot be learned before it has moved on.
+    assert find_recipe(name).objective.ema == (0.999, 0.999)
 
 
 def test_wrong_experiments_are_refused_in_words():

@@ -22,9 +22,9 @@ from jepaplan.recipes.video_run import (
     build_objective,
     is_video_finished,
     load_video_run,
-    open_sources,
     train_video,
 )
+from jepaplan.recipes.video_sources import open_sources
 from jepaplan.training.checkpoint import read_weights
 from jepaplan.training.runs import RunDirectory
 from jepaplan.types import InputError, SeedTree

@@ -12,17 +12,8 @@ from jepaplan.recipes.catalogue import REPRODUCTIONS
 from jepaplan.recipes.reproduction_page import NOT_YET
 from jepaplan.recipes.reproduction_work import Silent, WorkOptions
 from jepaplan.recipes.video_page import write_video_page
-from jepaplan.recipes.video_study import (
-    AHEAD,
-    COLUMNS,
-    LEARNED_AHEAD,
-    SOURCES,
-    TASKS,
-    VideoPiece,
-    found_in,
-    video_pieces,
-    work_on_videos,
-)
+from jepaplan.recipes.video_pieces import VideoPiece, found_in, video_pieces, work_on_videos
+from jepaplan.recipes.video_study import AHEAD, COLUMNS, LEARNED_AHEAD, SOURCES, TASKS
 from jepaplan.types import InputError
 from tiny_runs import tensor_hashes
 from tiny_video_studies import tiny_video_study

@@ -32,7 +32,8 @@ from jepaplan.recipes.reproduction_page import cells, write_reproduction_page
 from jepaplan.recipes.reproduction_pieces import left_open, work
 from jepaplan.recipes.reproduction_work import Left, WorkOptions
 from jepaplan.recipes.video_page import write_video_page
-from jepaplan.recipes.video_study import VideoStudy, video_pieces, work_on_videos
+from jepaplan.recipes.video_pieces import video_pieces, work_on_videos
+from jepaplan.recipes.video_study import VideoStudy
 from jepaplan.types import InputError
 
 WORK_LEFT = 3  # exit code: nothing is wrong, the same command goes on

@@ -159,7 +159,8 @@ def markdown_table(rows: Sequence[ResultRow]) -> str:
         "|---|---|---|---|",
     ]
     for row in rows:
-        calls, milliseconds = f"{row.evaluations_per_step:,.0f}", f"{1e3 * row.seconds_per_step:.2g} ms"
+        calls = "" if row.evaluations_per_step is None else f"{row.evaluations_per_step:,.0f}"
+        milliseconds = "" if row.seconds_per_step is None else f"{1e3 * row.seconds_per_step:.2g} ms"
         lines.append(f"| {row.method} | {row.success} | {calls} | {milliseconds} |")
     return "\n".join(lines) + "\n"
 

@@ -30,7 +30,8 @@ from jepaplan.models.pretrained import PretrainedVideo, load_folder, load_meta
 from jepaplan.models.released_files import sha256_of
 from jepaplan.models.video_preprocessing import Preprocessing
 from jepaplan.models.video_vit import VideoTransformer
-from jepaplan.recipes.video_run import load_video_run, open_sources
+from jepaplan.recipes.video_run import load_video_run
+from jepaplan.recipes.video_sources import open_sources
 from jepaplan.training.runs import RunDirectory
 from jepaplan.types import InputError
 

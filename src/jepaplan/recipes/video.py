@@ -132,6 +132,8 @@ def video_tiny() -> VideoExperiment:
         video_nano(),
         recipe="video_tiny",
         description="masked video pretraining on generated sprites, hours on two cores; clips grow",
+        # Sixteen frames at half the rate span 31.
+        generated=GeneratedVideos(sprites=SpriteConfig(frames=36)),
         encoder=replace(VIDEO_SIZES["tiny"], rope_base=_SMALL_ROPE_BASE),
         predictor=replace(PREDICTOR["tiny"], rope_base=_SMALL_ROPE_BASE),
         phases=phases,

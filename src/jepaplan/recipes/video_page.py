@@ -18,6 +18,7 @@ from jepaplan.evaluation.anticipation import mean_class_recall
 from jepaplan.evaluation.results import ResultRow, write_rows
 from jepaplan.evaluation.statistics import compare_over_seeds, over_seeds
 from jepaplan.recipes.reproduction_page import NOT_YET, in_order, markdown_table, verdict_in_points
+from jepaplan.recipes.video_pieces import Found, found_in, labels_of, video_pieces
 from jepaplan.recipes.video_run import load_video_run
 from jepaplan.recipes.video_study import (
     AHEAD,
@@ -25,11 +26,7 @@ from jepaplan.recipes.video_study import (
     COLUMNS,
     RECALL_AT,
     SOURCES,
-    Found,
     VideoStudy,
-    found_in,
-    labels_of,
-    video_pieces,
 )
 from jepaplan.training.checkpoint import atomic_write
 from jepaplan.training.runs import RunDirectory

@@ -6,8 +6,6 @@ Beside what every run holds (`training/runs.py`):
     cache/     decoded frames, where the recipe keeps them
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,11 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from jepaplan.data.clips import ClipBatch
-from jepaplan.data.sprite_videos import open_sprite_videos, write_sprite_videos
 from jepaplan.data.tubelet_masks import TubeletMasks, draw_masks
 from jepaplan.data.video_cache import VideoCache, cache_videos
 from jepaplan.data.video_clips import ClipConfig, ClipSample, VideoClips, random_views
-from jepaplan.data.video_sets import VideoSet
 from jepaplan.models.masked_predictor import MaskedPredictor
 from jepaplan.models.video_vit import VideoTransformer
 from jepaplan.objectives.masked_latents import MaskedLatents
@@ -30,15 +26,16 @@ from jepaplan.recipes.materials import Report, silent
 from jepaplan.recipes.run import TrainOptions
 from jepaplan.recipes.serialise import decisive, experiment_to_json, video_experiment_from_json
 from jepaplan.recipes.video import VideoExperiment, VideoPhase
+from jepaplan.recipes.video_sources import Sources, generated_sources, open_sources
 from jepaplan.training.checkpoint import load_weights
-from jepaplan.training.distributed import barrier, map_tensors, processes
+from jepaplan.training.distributed import map_tensors
 from jepaplan.training.health import CollapseWatch, Health, assess, running_probe
 from jepaplan.training.loop import fit
 from jepaplan.training.runs import Origin, RunDirectory, open_run
 from jepaplan.training.stage import FitResult, Stage
 from jepaplan.types import InputError, SeedTree
 
-VIDEOS, CACHE = "videos", "cache"  # folders of a run
+CACHE = "cache"  # folder of a run
 HELD_OUT_CLIPS = 64
 LOOKED_AT = 256  # clips, trained on and held out each, that health is judged by
 
@@ -49,30 +46,6 @@ class Draw:
 
     clips: ClipSample
     masks: tuple[TubeletMasks, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """The sets of videos and how often each is drawn from; none: every file alike."""
-
-    sets: tuple[VideoSet, ...]
-    weights: tuple[float, ...] | None = None
-
-    @property
-    def content_hash(self) -> str:
-        """Of the names and sizes of all files: a million hours are not read for it."""
-        digest = hashlib.sha256()
-        for one in self.sets:
-            for path in one.paths:
-                size = path.stat().st_size if path.exists() else -1
-                digest.update(f"{path.name} {size}\n".encode())
-        return digest.hexdigest()
-
-    def split(self, held_out: float, seed: int) -> tuple["Sources", "Sources"]:
-        """What is learned from, and what is held out."""
-        parts = [one.split((1 - held_out, held_out), seed) for one in self.sets]
-        learned, kept = zip(*parts, strict=True)
-        return replace(self, sets=learned), replace(self, sets=kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,35 +82,13 @@ def build_objective(experiment: VideoExperiment) -> MaskedLatents:
         return MaskedLatents(encoder, predictor, experiment.objective)
 
 
-def open_sources(data: Path | str) -> Sources:
-    """Videos from a folder, a list of files ("path label" a line), or a mixture.
-
-    A mixture is JSON: [{"videos": "folder or list", "weight": 0.3}, ...]; paths count from the file's folder.
-    """
-    data = Path(data)
-    if data.suffix != ".json":
-        return Sources(sets=(_open_set(data),))
-    try:
-        entries = json.loads(data.read_text())
-        sets = tuple(_open_set(data.parent / entry["videos"]) for entry in entries)
-        weights = tuple(float(entry["weight"]) for entry in entries)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f'{data} is no mixture of videos ({error}); expected JSON such as [{{"videos": "kinetics.csv", '
-            '"weight": 0.2}, {"videos": "folder", "weight": 0.8}]'
-        ) from error
-    return Sources(sets=sets, weights=weights)
-
-
 def train_video(
     experiment: VideoExperiment, path: Path, options: TrainOptions | None = None
 ) -> list[FitResult]:
     """Train all phases of `experiment` into `path`, or go on where an earlier call stopped."""
     options = options or TrainOptions()
     given, report = options.data, options.report
-    sources = _generated(experiment, path, report) if given is None else open_sources(given)
+    sources = generated_sources(experiment, path, report) if given is None else open_sources(given)
     origin = Origin(
         recipe=experiment.recipe,
         configuration=experiment_to_json(experiment),
@@ -334,23 +285,3 @@ def _unfinished(card: Mapping[str, Any], experiment: VideoExperiment) -> list[st
         for phase in experiment.phases
         if done.get(phase.name, {}).get("updates", 0) < phase.fit.updates
     ]
-
-
-def _open_set(path: Path) -> VideoSet:
-    if path.is_dir():
-        return open_sprite_videos(path) if (path / "motion.csv").exists() else VideoSet.folder(path)
-    return VideoSet.listed(path)
-
-
-def _generated(experiment: VideoExperiment, path: Path, report: Report) -> Sources:
-    folder = path / VIDEOS
-    if processes().writes:
-        write_sprite_videos(
-            folder,
-            experiment.generated.count,
-            experiment.generated.sprites,
-            SeedTree(experiment.seed)["videos"] % 2**31,
-            lambda done, total: report("writing videos", done, total),
-        )
-    barrier()
-    return Sources(sets=(open_sprite_videos(folder),))

@@ -19,15 +19,16 @@ help:
 demo: .venv/.base
 	$(BIN)/jepaplan demo runs/demo
 
+# One process and one thread a core: small tests gain nothing from threads.
 test: .venv/.dev
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --dist loadfile
 
 format: .venv/.dev
 	$(BIN)/ruff format .

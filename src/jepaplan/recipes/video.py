@@ -13,10 +13,10 @@ V-JEPA 2 (arXiv:2506.09985), sections 2 and A; settings of its published code wh
     VideoMix22M                     videos of one's own, `--data`; without them generated sprites
 
 The small recipes differ in what a laptop asks for: patches of 8 pixels, clips of 64 x 64, masks that are
-equalised at random (`data/tubelet_masks.py`). With the published objective they forget motion before they
-learn anything: within a few hundred updates the target becomes what all tokens of a clip have in common
-(docs/lab_notes.md). So long blocks hide half of the time, the target is standardised over each clip, and
-rotary positions have a base that fits eight rows instead of ten thousand.
+equalised at random (`data/tubelet_masks.py`). With the published objective their target becomes what all
+tokens of a clip have in common within a few hundred updates, and its rank falls (docs/lab_notes.md). So long
+blocks hide half of the time, the target is standardised over each clip, and rotary positions have a base that
+fits eight rows instead of ten thousand.
 """
 
 from collections.abc import Callable

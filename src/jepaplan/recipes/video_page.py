@@ -46,7 +46,8 @@ def write_video_page(study: VideoStudy, folder: Path, seeds: int, path: Path) ->
         "## What the frozen features know",
         "Accuracy of probes on test clips, mean over training seeds [95 % interval over seeds and clips]: an "
         "attentive one, which learns which tokens to read, and a linear one on the mean of all tokens. A "
-        "probe's setting is chosen on validation clips. The supervised row has a head of its own.",
+        "probe's setting is chosen on validation clips. The supervised row has a head of its own; where "
+        "another row is above it, it has not learned enough to be a bound.",
         markdown_table("features", list(SOURCES), list(COLUMNS), partial(_accuracy, found)),
         "## What pretraining adds",
         "Pretrained features minus others, in points, on the same clips and seeds [95 % interval]; p < 0.05 "

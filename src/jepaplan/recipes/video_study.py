@@ -59,7 +59,7 @@ class VideoStudy:
     bouncing: BouncingConfig = field(default_factory=BouncingConfig)
     probe: AttentiveProbe = LAPTOP_PROBE
     linear: LinearProbe = field(default_factory=LinearProbe)
-    supervised: SupervisedConfig = field(default_factory=lambda: SupervisedConfig(updates=500))
+    supervised: SupervisedConfig = field(default_factory=lambda: SupervisedConfig(updates=2000))
     sources: tuple[str, ...] = SOURCES
     ahead: tuple[str, ...] = AHEAD
 

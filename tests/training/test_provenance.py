@@ -21,6 +21,13 @@ def test_the_commit_is_that_of_tracked_source_and_says_when_files_differ(tmp_pat
     git(tmp_path, "commit", "-qm", "first")
     assert commit(source) == git(tmp_path, "rev-parse", "HEAD")
     assert commit(installed) == UNKNOWN  # inside somebody's repository, but not part of it
+    page = tmp_path / "page.md"
+    page.write_text("one")
+    git(tmp_path, "add", "page.md")
+    git(tmp_path, "commit", "-qm", "second")
+    page.write_text("two")  # a page that a command has just written is no source
+    commit.cache_clear()
+    assert commit(source) == git(tmp_path, "rev-parse", "HEAD")
     (source / "module.py").write_text("two")
     commit.cache_clear()
     assert commit(source).endswith("-modified")

@@ -27,19 +27,18 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 @functools.cache
 def commit(folder: Path | None = None) -> str:
-    """The git commit of the source in `folder` (this package by default), `-modified` where files differ.
+    """The git commit of the source in `folder` (this package by default), `-modified` where it differs.
 
     A package installed inside somebody else's repository must not borrow their commit, so only tracked
-    files count.
+    files count; and only those of the folder, or the first page that a command writes would mark the next.
     """
-    folder = folder or Path(__file__).parent
+    folder = folder or Path(__file__).parents[1]
     if not _git(folder, "ls-files", "."):
         return UNKNOWN
     head = _git(folder, "rev-parse", "HEAD")
     if head is None:
         return UNKNOWN
-    root = _git(folder, "rev-parse", "--show-toplevel") or str(folder)
-    changed = _git(Path(root), "status", "--porcelain", "--untracked-files=no")
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
     return f"{head}-modified" if changed else head
 
 

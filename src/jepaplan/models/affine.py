@@ -31,6 +31,13 @@ def affine(
     usable = rows.device.type == "cpu" and rows.dtype == weight.dtype == torch.float32
     if torch.is_grad_enabled() or not usable or not weight.is_contiguous() or not available():
         return F.linear(rows, weight, bias)
+    return product(rows, weight, bias)
+
+
+def product(
+    rows: Float[Tensor, "*batch I"], weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None
+) -> Float[Tensor, "*batch O"]:
+    """OneDNN's W x + b, without asking whether it is there."""
     return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
 
 
@@ -42,7 +49,7 @@ def available() -> bool:
     rows, weight, bias = torch.eye(3, 2), torch.arange(8.0).view(4, 2), torch.ones(4)
     try:
         # a private operator may change its arguments in any release: try it once, on numbers known by heart
-        answer = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+        answer = product(rows, weight, bias)
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         return False
     return torch.equal(answer, F.linear(rows, weight, bias))

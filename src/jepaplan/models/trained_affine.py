@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepaplan.models.affine import affine, available
+from jepaplan.models.affine import affine, available, product
 
 
 class TrainedAffine(nn.Linear):
@@ -60,7 +60,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        return _product(rows, weight, bias)
+        return product(rows, weight, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -72,7 +72,7 @@ class _Product(torch.autograd.Function):
         flat = gradient.reshape(-1, gradient.shape[-1])
         if ctx.needs_input_grad[0]:
             # a transposed weight is small: copying it costs less than the slower product of a view
-            of_rows = _product(gradient, weight.T.contiguous(), None)
+            of_rows = product(gradient, weight.T.contiguous(), None)
         if ctx.needs_input_grad[1]:
             of_weight = _product_of_columns(flat, rows.reshape(-1, rows.shape[-1]))
         if ctx.needs_input_grad[2]:
@@ -80,12 +80,8 @@ class _Product(torch.autograd.Function):
         return of_rows, of_weight, of_bias
 
 
-def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
-
-
 def _product_of_columns(left: Float[Tensor, "R O"], right: Float[Tensor, "R I"]) -> Float[Tensor, "O I"]:
     """Left' right; the first factor of oneDNN's product is copied, so let it be the narrower one."""
     if left.shape[1] <= right.shape[1]:
-        return _product(left.T.contiguous(), right.T, None)
-    return _product(right.T.contiguous(), left.T, None).T.contiguous()
+        return product(left.T.contiguous(), right.T, None)
+    return product(right.T.contiguous(), left.T, None).T.contiguous()

@@ -25,7 +25,6 @@ from torch.nn import functional
 from jepaplan.data.sprite_videos import BouncingConfig
 from jepaplan.evaluation.statistics import RESAMPLES, wilson_interval
 from jepaplan.evaluation.value_diagnostics import Estimate
-from jepaplan.evaluation.video_probes import ProbeResult, Splits
 from jepaplan.models.masked_predictor import MaskedPredictor
 from jepaplan.models.rotary import Grid
 from jepaplan.models.video_vit import VideoTransformer
@@ -150,19 +149,6 @@ def mean_class_recall(
     )
     low, high = found.quantile(torch.tensor([0.025, 0.975], dtype=found.dtype)).tolist()
     return Estimate(mean=mean, low=low, high=high, count=items)
-
-
-def recall_of(
-    results: list[ProbeResult],
-    labels: Int[Tensor, " items"],
-    splits: Splits,
-    k: int,
-    generator: torch.Generator,
-) -> Estimate:
-    """Mean class recall at k of one probe's seeds on the test split they share."""
-    wanted = labels[splits.test]
-    hits = torch.stack([hits_at(result.probabilities, wanted, k) for result in results])
-    return mean_class_recall(hits, wanted, generator)
 
 
 def _seed_means(

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from jepaplan.evaluation.statistics import SuccessRate, over_seeds
+from jepaplan.evaluation.statistics import SuccessRate
 from jepaplan.evaluation.video_probe_heads import AttentiveHeads, LinearHeads
 from jepaplan.evaluation.video_probe_sweep import Items, Sweep, train_heads, view_averages
 from jepaplan.types import InputError
@@ -225,16 +225,6 @@ def result_of(
         validation=scores[1],
         commonest=float((labels[splits.test] == commonest).float().mean()),
     )
-
-
-def accuracy_over_seeds(results: Sequence[ProbeResult], generator: torch.Generator) -> SuccessRate:
-    """Mean accuracy of several seeds on the same test items, with an interval for new seeds and items."""
-    if len({len(result.correct) for result in results}) != 1:
-        raise InputError(
-            "seeds are compared on the same test items; got "
-            f"{[len(result.correct) for result in results]} items. Use the same splits for all seeds."
-        )
-    return over_seeds(torch.stack([result.correct for result in results]), generator)
 
 
 def _items(features: Tensor, labels: Tensor) -> Items:

@@ -15,12 +15,24 @@ import torch
 
 from jepaplan.envs import wall
 from jepaplan.recipes.experiment import CostConfig
+from jepaplan.recipes.projects import Grid
 from jepaplan.recipes.reproduction import Claim, Evaluation, Reproduction, Training
+from jepaplan.recipes.reproduction_work import work_on
 from tiny_runs import tensor_hashes, tiny_experiment
 
 SHORT = replace(wall.WALL_BIG, episode_steps=6)
 INSTANCES = 4
 VARIANTS = {"distance": False, "value": True}
+
+
+def left_open(reproduction, folder, seeds):
+    """The pieces that are not done, by whomever."""
+    return [piece for piece in Grid(reproduction).pieces(seeds) if not piece.done(folder)]
+
+
+def work(reproduction, folder, options):
+    """Do what is missing, as the command does."""
+    return work_on(Grid(reproduction).pieces(options.seeds), folder, options)
 
 
 def tiny_evaluation(experiment, method="MPPI", variant="distance", **changes):

@@ -16,10 +16,9 @@ from jepaplan.commands import reproduce
 from jepaplan.envs import wall
 from jepaplan.evaluation.results import read_rows, rows_text
 from jepaplan.recipes import catalogue
-from jepaplan.recipes.reproduction_pieces import work
 from jepaplan.recipes.reproduction_work import WorkOptions
 from jepaplan.types import InputError
-from tiny_reproductions import SHORT, outcomes_of, tiny_reproduction, weights_of
+from tiny_reproductions import SHORT, outcomes_of, tiny_reproduction, weights_of, work
 from tiny_video_studies import tiny_video_study
 
 SCRIPT = Path(tiny_reproductions.__file__)

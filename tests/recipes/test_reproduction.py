@@ -21,20 +21,20 @@ from jepaplan.recipes.reproduction import (
     Claim,
     Reproduction,
     Training,
-    adopt_outcomes,
-    publish_outcomes,
     read_outcomes,
 )
-from jepaplan.recipes.reproduction_pieces import left_open, pieces, work
-from jepaplan.recipes.reproduction_work import Left, Silent, WorkOptions
+from jepaplan.recipes.reproduction_pieces import pieces
+from jepaplan.recipes.reproduction_work import Left, Silent, WorkOptions, adopt, publish
 from jepaplan.types import InputError
 from tiny_reproductions import (
     SHORT,
+    left_open,
     outcomes_of,
     tiny_evaluation,
     tiny_reproduction,
     tiny_training,
     weights_of,
+    work,
 )
 
 DEMO = tiny_reproduction("wall_big_demo")
@@ -332,28 +332,28 @@ def test_a_killed_worker_leaves_a_run_that_another_finishes(finished, tmp_path):
 
 def test_what_was_published_is_not_done_again_anywhere(finished, tmp_path, calls):
     published = tmp_path / "page.outcomes.jsonl"
-    publish_outcomes(DEMO, finished, 1, published)
+    publish(pieces(DEMO, 1), finished, published)
     elsewhere = tmp_path / "elsewhere"
-    assert adopt_outcomes(DEMO, elsewhere, published) == 2
+    assert adopt(pieces(DEMO, 1), elsewhere, published) == 2
     assert left_open(DEMO, elsewhere, 1) == []
     assert work(DEMO, elsewhere, WorkOptions()) == Left(pieces=0)
     assert not calls
     assert outcomes_of(elsewhere) == outcomes_of(finished)
-    assert adopt_outcomes(DEMO, elsewhere, published) == 0
+    assert adopt(pieces(DEMO, 1), elsewhere, published) == 0
     again = tmp_path / "again.outcomes.jsonl"
-    publish_outcomes(DEMO, elsewhere, 1, again)
+    publish(pieces(DEMO, 1), elsewhere, again)
     assert again.read_bytes() == published.read_bytes()
 
 
 def test_published_outcomes_of_other_settings_count_for_nothing(finished, tmp_path):
     published = tmp_path / "page.outcomes.jsonl"
-    publish_outcomes(DEMO, finished, 1, published)
+    publish(pieces(DEMO, 1), finished, published)
     (training,) = DEMO.trainings
     other = replace(training, experiment=replace(training.experiment, held_out=0.2))
     changed = replace(DEMO, trainings=(other,))
-    assert adopt_outcomes(changed, tmp_path / "elsewhere", published) == 0
+    assert adopt(pieces(changed, 1), tmp_path / "elsewhere", published) == 0
     described = replace(training, experiment=replace(training.experiment, description="in other words"))
-    assert adopt_outcomes(replace(DEMO, trainings=(described,)), tmp_path / "there", published) == 2
+    assert adopt(pieces(replace(DEMO, trainings=(described,)), 1), tmp_path / "there", published) == 2
     published.write_text("{\n")
     with pytest.raises(InputError, match="line 1, is no outcome"):
-        adopt_outcomes(DEMO, tmp_path / "broken", published)
+        adopt(pieces(DEMO, 1), tmp_path / "broken", published)

@@ -1,17 +1,21 @@
 """Every recipe survives JSON; a file that says something unknown is refused in words."""
 
+import dataclasses
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from jepaplan.planners.cem import CEM
 from jepaplan.planners.proposals import BoxBound
+from jepaplan.recipes import serialise
 from jepaplan.recipes.catalogue import RECIPES, find_recipe
-from jepaplan.recipes.serialise import experiment_from_json, experiment_to_json
+from jepaplan.recipes.serialise import decisive, experiment_from_json, experiment_to_json, fingerprint
 from jepaplan.types import InputError
 
 KIND = "kind of record"
+GOLDEN = Path(__file__).with_name("defaults.txt")
 
 
 def through_json(experiment):
@@ -62,3 +66,39 @@ def test_missing_fields_and_wrong_types_are_refused_in_words():
 def test_what_is_no_experiment_is_refused(value):
     with pytest.raises(InputError, match=r"does not describe an experiment|names a record"):
         experiment_from_json(value)
+
+
+def test_a_changed_default_is_noticed():
+    """What was found with an old default would be taken for work of the new one.
+
+    New fields: run `python tests/recipes/test_serialise.py` to note them. A changed default: raise
+    `serialise.DEFAULTS` first.
+    """
+    version, *known = GOLDEN.read_text().splitlines()
+    now = defaults()
+    changed = sorted(set(known) - set(now))
+    assert not changed or version != f"DEFAULTS {serialise.DEFAULTS}", f"raise serialise.DEFAULTS: {changed}"
+    assert (version, known) == (f"DEFAULTS {serialise.DEFAULTS}", now)
+
+
+def test_fingerprints_leave_out_words_and_defaults_and_nothing_else():
+    experiment = find_recipe("wall_big_demo")
+    plain = fingerprint(experiment, 3)
+    assert fingerprint(replace(experiment, description="in other words"), 3) == plain
+    assert fingerprint(replace(experiment, held_out=0.06), 3) != plain != fingerprint(experiment, 4)
+    written = decisive(experiment.cost)
+    assert set(written) == {"kind of record"}  # all of it is default
+
+
+def defaults():
+    """A line for every field of every record that has a default."""
+    return sorted(
+        f"{name}.{field.name} = {serialise._default(field)!r}"
+        for name, record in serialise._RECORDS.items()
+        for field in dataclasses.fields(record)
+        if serialise._default(field) is not dataclasses.MISSING
+    )
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text("\n".join([f"DEFAULTS {serialise.DEFAULTS}", *defaults()]) + "\n")

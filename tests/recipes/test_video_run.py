@@ -16,11 +16,10 @@ from jepaplan.data import video_clips
 from jepaplan.data.sprite_videos import write_sprite_videos
 from jepaplan.objectives.masked_latents import MaskedLatents
 from jepaplan.recipes import video_run
-from jepaplan.recipes.run import TrainOptions, load_run
+from jepaplan.recipes.run import TrainOptions, is_finished, load_run
 from jepaplan.recipes.video_run import (
     VideoWorkshop,
     build_objective,
-    is_video_finished,
     load_video_run,
     train_video,
 )
@@ -138,16 +137,16 @@ def test_a_run_interrupted_anywhere_ends_with_the_same_tensors(
     experiment, path = EXPERIMENTS[name], tmp_path / "interrupted"
     with pytest.raises(KeyboardInterrupt):
         train_video(experiment, path, TrainOptions(data=sprites, on_progress=interrupt))
-    assert not is_video_finished(path, experiment)
+    assert not is_finished(path, experiment)
     with pytest.raises(
-        InputError, match=rf"phase '{phase}' is still to be trained.*jepaplan train video_nano"
+        InputError, match=rf"stage '{phase}' is still to be trained.*jepaplan train video_nano"
     ):
         load_video_run(path)
     results = train_video(experiment, path, TrainOptions(data=sprites))
     assert results[-1].resumed_from == update - 1
     assert tensor_hashes(path) == tensor_hashes(trained(name))
     assert rows_of(path) == rows_of(trained(name))
-    assert is_video_finished(path, experiment)
+    assert is_finished(path, experiment)
 
 
 def test_a_second_phase_trains_on_with_longer_and_larger_clips(sprites, monkeypatch, tmp_path):
@@ -188,7 +187,7 @@ def test_a_finished_run_is_left_alone_and_others_are_refused(weighted, sprites, 
     write_sprite_videos(fewer, 20, SPRITES, seed=5)
     with pytest.raises(InputError, match="data: "):
         train_video(EXPERIMENTS["weighted"], path, TrainOptions(data=fewer))
-    assert not is_video_finished(path, replace(EXPERIMENTS["weighted"], equalise="first"))
+    assert not is_finished(path, replace(EXPERIMENTS["weighted"], equalise="first"))
     with pytest.raises(InputError, match="`jepaplan probe RUN --data VIDEOS`"):
         load_run(path)
 
@@ -361,6 +360,19 @@ def test_videos_larger_than_clips_are_scaled_whatever_is_kept(tmp_path, cache, s
         batch = stage.load(stage.sample(torch.Generator().manual_seed(0), 2))
         assert batch.clips.shape[-2:] == (side, side)
         assert torch.isfinite(torch.tensor(torch.no_grad()(stage.evaluate)()["held_out/loss"]))
+
+
+def test_a_predictor_that_is_entered_by_another_door_is_no_unit_of_its_own(sprites, tmp_path):
+    plain = tiny_video_experiment()
+    dense = replace(plain, objective=replace(plain.objective, context_weight=0.5))
+    for experiment, guarded in ((plain, True), (dense, False)):
+        objective = build_objective(experiment)
+        workshop = VideoWorkshop(experiment, objective, open_sources(sprites), RunDirectory(tmp_path))
+        stage = workshop.stage(experiment.phases[0])
+        assert stage.shard_units is not None
+        units = stage.shard_units()
+        assert objective.encoder in units
+        assert (objective.predictor in units) == guarded
 
 
 def test_the_target_goes_on_in_a_second_phase_from_where_it_was(sprites, tmp_path, monkeypatch):

@@ -10,9 +10,9 @@ from jepaplan.evaluation.results import read_rows, rows_text
 from jepaplan.recipes import video_run
 from jepaplan.recipes.catalogue import REPRODUCTIONS
 from jepaplan.recipes.reproduction_page import NOT_YET
-from jepaplan.recipes.reproduction_work import Silent, WorkOptions
+from jepaplan.recipes.reproduction_work import Silent, WorkOptions, adopt, publish, work_on
 from jepaplan.recipes.video_page import write_video_page
-from jepaplan.recipes.video_pieces import VideoPiece, found_in, video_pieces, work_on_videos
+from jepaplan.recipes.video_pieces import VideoPiece, found_in, video_pieces
 from jepaplan.recipes.video_study import AHEAD, COLUMNS, LEARNED_AHEAD, SOURCES, TASKS
 from jepaplan.types import InputError
 from tiny_runs import tensor_hashes
@@ -51,7 +51,7 @@ def carried_out(study, folder, seeds=1, **options):
         patch.setattr(
             VideoPiece, "carry_out", lambda piece, shop: done.append(piece.key) or real(piece, shop)
         )
-        left = work_on_videos(study, folder, WorkOptions(seeds=seeds, command="jepaplan", **options))
+        left = work_on(video_pieces(study, seeds), folder, WorkOptions(command="jepaplan", **options))
     assert left.pieces == 0
     return done
 
@@ -61,6 +61,7 @@ def outcomes_of(folder):
     return {
         str(path.relative_to(folder)): json.loads(path.read_text())["tasks"]
         for path in folder.rglob("outcomes/*.json")
+        if path.stem != "training"
     }
 
 
@@ -122,7 +123,7 @@ def test_a_study_that_is_stopped_goes_on_and_ends_alike(one_seed, tmp_path):
 
     few = STUDY.only(("pixels", "random"))
     with pytest.raises(KeyboardInterrupt):
-        work_on_videos(few, tmp_path, WorkOptions(board=Stopping()))
+        work_on(video_pieces(few, 1), tmp_path, WorkOptions(board=Stopping()))
     assert not outcomes_of(tmp_path)
     done = carried_out(few, tmp_path)
     assert [key[-1] for key in done] == [
@@ -145,7 +146,7 @@ def test_the_page_says_what_was_not_measured(tmp_path):
     assert read_rows(tmp_path / "page.json") == []
     assert "Nothing was measured yet." in text
     baselines = len(SOURCES) - 2
-    measured = len(COLUMNS) * (len(SOURCES) + baselines) + 2 * len(AHEAD) + 2 * 8
+    measured = len(COLUMNS) * (len(SOURCES) + baselines) + 3 * len(AHEAD) + 2 * 8
     assert text.count(f" {NOT_YET} ") == measured
 
 
@@ -162,6 +163,10 @@ def test_the_page_of_one_seed(one_seed, tmp_path):
     assert (tmp_path / "page.json").read_text() == rows_text(rows)
     assert rows_text(read_rows(tmp_path / "page.json")) == rows_text(rows)
     assert len(rows) == len(ALL_FOUND)
+    for row in rows:  # what a machine reads, a reader finds
+        shown = f"{row.success.rate:.2f} [{row.success.low:.2f}, {row.success.high:.2f}]"
+        source = row.method.removesuffix(" (anticipation)")
+        assert any(line.startswith(f"| {source} |") and shown in line for line in text.splitlines()), row
     by_name = {(row.method, row.task): row for row in rows}
     assert len(by_name) == len(rows)
     pretrained = by_name["pretrained", "motion, attentive"]
@@ -240,3 +245,16 @@ def test_other_labelled_clips_are_other_files(one_seed, tmp_path):
     fewer = found_in(replace(STUDY, clips=40), folder, 1)
     assert 8 <= len(fewer["pixels", "motion, linear"][0]["correct"]) <= 12  # a quarter of 40, not of 60
     assert 8 <= len(fewer["bouncing", "anticipation"][0]["labels"]) <= 12
+
+
+def test_what_was_published_is_not_done_again_anywhere(one_seed, tmp_path):
+    folder, _ = one_seed
+    pieces = video_pieces(STUDY, 1)
+    publish(pieces, folder, tmp_path / "page.outcomes.jsonl")
+    elsewhere = tmp_path / "elsewhere"
+    assert adopt(pieces, elsewhere, tmp_path / "page.outcomes.jsonl") == len(pieces)
+    assert carried_out(STUDY, elsewhere) == []
+    pages = [tmp_path / "here.md", tmp_path / "there.md"]
+    for place, page in zip((folder, elsewhere), pages, strict=True):
+        write_video_page(STUDY, place, 1, page)
+    assert pages[0].read_text() == pages[1].read_text()

@@ -24,16 +24,10 @@ import tyro
 from jepaplan.commands.console import NOTES, RESULTS, progress_board
 from jepaplan.commands.submit import settings, submit
 from jepaplan.commands.train import choose_device
-from jepaplan.evaluation.results import ResultRow, rows_text
+from jepaplan.evaluation.results import rows_text
 from jepaplan.recipes.catalogue import REPRODUCTIONS
-from jepaplan.recipes.reproduction import Reproduction, adopt_outcomes, publish_outcomes
-from jepaplan.recipes.reproduction_chart import draw_success
-from jepaplan.recipes.reproduction_page import cells, write_reproduction_page
-from jepaplan.recipes.reproduction_pieces import left_open, work
-from jepaplan.recipes.reproduction_work import Left, WorkOptions
-from jepaplan.recipes.video_page import write_video_page
-from jepaplan.recipes.video_pieces import video_pieces, work_on_videos
-from jepaplan.recipes.video_study import VideoStudy
+from jepaplan.recipes.projects import Project, project_of
+from jepaplan.recipes.reproduction_work import WorkOptions, adopt, publish, work_on
 from jepaplan.types import InputError
 
 WORK_LEFT = 3  # exit code: nothing is wrong, the same command goes on
@@ -119,10 +113,9 @@ def main(arguments: list[str]) -> int:
         RESULTS.print("Reproductions:", *lines, sep="\n", markup=False, highlight=False)
         return 0
     options = tyro.cli(Options, prog="jepaplan reproduce", description=__doc__, args=arguments)
-    reproduction = find_reproduction(options.name, options.scale)
-    wanted = reproduction.only(options.only)
-    if isinstance(reproduction, Reproduction):
-        adopt_outcomes(reproduction, options.place, options.outcomes_file)
+    project = find_project(options.name, options.scale)
+    wanted = project.only(options.only)
+    adopt(project.pieces(options.seeds), options.place, options.outcomes_file)
     if options.launcher == "slurm":
         worker = [*_SELF, *arguments, "--processes", "1", "--launcher", "local"]
         numbers = submit(worker, options.processes, options.place / "jobs", settings(options.slurm))
@@ -134,23 +127,21 @@ def main(arguments: list[str]) -> int:
         )
         return 0
     sound = _share_out(options, arguments) if options.processes > 1 else _work_here(wanted, options)
-    if os.environ.get("RANK", "0") != "0":
-        left = _left(wanted, options)
-    else:
-        left = _tell(reproduction, wanted, options)
+    tells = os.environ.get("RANK", "0") == "0"
+    left = _tell(project, wanted, options) if tells else _left(wanted, options)
     if not sound:
         return 1
     # torchrun and job schedulers would take any other code for a failure, and end the other workers.
     return WORK_LEFT if left and "WORLD_SIZE" not in os.environ else 0
 
 
-def find_reproduction(name: str, scale: Literal["cpu", "full"]) -> Reproduction | VideoStudy:
+def find_project(name: str, scale: Literal["cpu", "full"]) -> Project:
     """The reproduction of that name; an unknown name is refused with the nearest one."""
     if name not in REPRODUCTIONS:
         near = difflib.get_close_matches(name, REPRODUCTIONS, n=1, cutoff=0.4)
         meant = f" Did you mean {near[0]}?" if near else ""
         raise InputError(f"there is no reproduction {name!r}.{meant} Known: {', '.join(REPRODUCTIONS)}")
-    return REPRODUCTIONS[name](scale)
+    return project_of(REPRODUCTIONS[name](scale))
 
 
 def seconds(limit: str | None) -> float | None:
@@ -168,7 +159,7 @@ def seconds(limit: str | None) -> float | None:
     return found
 
 
-def _work_here(wanted: Reproduction | VideoStudy, options: Options) -> bool:
+def _work_here(wanted: Project, options: Options) -> bool:
     """Work in this process; whether all trainings were sound."""
     began, limit = time.monotonic(), seconds(options.time_limit)
     if options.threads is not None:
@@ -177,8 +168,8 @@ def _work_here(wanted: Reproduction | VideoStudy, options: Options) -> bool:
     if device == "cuda":
         device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     with progress_board() as board:
-        result = _work(
-            wanted,
+        result = work_on(
+            wanted.pieces(options.seeds),
             options.place,
             WorkOptions(
                 seeds=options.seeds,
@@ -191,24 +182,15 @@ def _work_here(wanted: Reproduction | VideoStudy, options: Options) -> bool:
     return not result.diverged
 
 
-def _work(wanted: Reproduction | VideoStudy, folder: Path, options: WorkOptions) -> Left:
-    if isinstance(wanted, VideoStudy):
-        return work_on_videos(wanted, folder, options)
-    return work(wanted, folder, options)
-
-
-def _left(wanted: Reproduction | VideoStudy, options: Options) -> int:
+def _left(wanted: Project, options: Options) -> int:
     """How many of the wanted pieces are not done."""
-    if isinstance(wanted, VideoStudy):
-        return sum(not piece.done(options.place) for piece in video_pieces(wanted, options.seeds))
-    return len(left_open(wanted, options.place, options.seeds))
+    return sum(not piece.done(options.place) for piece in wanted.pieces(options.seeds))
 
 
-def _tell(
-    reproduction: Reproduction | VideoStudy, wanted: Reproduction | VideoStudy, options: Options
-) -> int:
+def _tell(project: Project, wanted: Project, options: Options) -> int:
     """Write the page and say where it is; how many of the wanted pieces are left."""
-    rows = _write(reproduction, options)
+    rows = project.write(options.place, options.seeds, options.page_file)
+    publish(project.pieces(options.seeds), options.place, options.outcomes_file)
     if options.json:
         sys.stdout.write(rows_text(rows))
     else:
@@ -217,17 +199,6 @@ def _tell(
     if left:
         NOTES.print(f"{left} pieces of work are left; the same command goes on", highlight=False)
     return left
-
-
-def _write(reproduction: Reproduction | VideoStudy, options: Options) -> list[ResultRow]:
-    page = options.page_file
-    if isinstance(reproduction, VideoStudy):
-        return write_video_page(reproduction, options.place, options.seeds, page)
-    known = cells(reproduction, options.place, options.seeds)
-    picture = page.with_suffix(".svg")
-    drawn = draw_success(known, picture)
-    publish_outcomes(reproduction, options.place, options.seeds, options.outcomes_file)
-    return write_reproduction_page(reproduction, known, page, picture if drawn else None)
 
 
 def _share_out(options: Options, arguments: list[str]) -> bool:

@@ -6,12 +6,10 @@
     Claim           what the source says and a paired test can answer
 
 A finished evaluation is known by the digest of all that decides it: with other settings it is done again.
-What was found travels with a page, instance by instance, so that another machine goes on where one stopped.
-`reproduction_work` does the work, `reproduction_page` writes the page.
+`reproduction_pieces` says what is to be done of it, `reproduction_work` does the work, `reproduction_page`
+writes the page.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,11 +25,10 @@ from jepaplan.evaluation.episodes import EpisodeOptions, Outcomes, run_episodes
 from jepaplan.evaluation.episodes import Progress as EpisodeProgress
 from jepaplan.evaluation.tasks import load_instances
 from jepaplan.recipes.experiment import Experiment
+from jepaplan.recipes.reproduction_work import read_outcome
 from jepaplan.recipes.run import load_run
-from jepaplan.recipes.serialise import decisive
+from jepaplan.recipes.serialise import fingerprint
 from jepaplan.recipes.system import baseline_distance, build_controller
-from jepaplan.training.checkpoint import atomic_write
-from jepaplan.training.runs import write_json
 from jepaplan.types import InputError, SeedTree
 
 _FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
@@ -152,62 +149,13 @@ def outcome_file(folder: Path, training: Training, seed: int, cell: Evaluation) 
 
 def digest(training: Training, cell: Evaluation) -> str:
     """Changes with everything that decides an evaluation's outcome, but for the seed and the code."""
-    decides = [
-        decisive(replace(training.experiment, seed=0)),
-        decisive(cell.experiment),
-        cell.instances,
-        cell.guided,
-        cell.episodes,
-    ]
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+    trained = replace(training.experiment, seed=0)
+    return fingerprint(trained, cell.experiment, cell.instances, cell.guided, cell.episodes)
 
 
 def read_outcomes(folder: Path, training: Training, seed: int, cell: Evaluation) -> dict[str, Any] | None:
     """What an evaluation found, if it was done as it is described now."""
-    file = outcome_file(folder, training, seed, cell)
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file} is not JSON ({error}); delete it, and it will be made again") from error
-    return found if found.get("digest") == digest(training, cell) else None
-
-
-def publish_outcomes(reproduction: Reproduction, folder: Path, seeds: int, file: Path) -> None:
-    """All that was found, one evaluation a line, for `adopt_outcomes` and for whoever counts again."""
-    lines = [
-        json.dumps(found)
-        for training in reproduction.trainings
-        for seed in training.seeds(seeds)
-        for cell in training.evaluations
-        if (found := read_outcomes(folder, training, seed, cell)) is not None
-    ]
-    atomic_write(file, "".join(f"{line}\n" for line in lines).encode())
-
-
-def adopt_outcomes(reproduction: Reproduction, folder: Path, file: Path) -> int:
-    """Take over what was published of this reproduction and is not in the folder; how much that was."""
-    if not file.exists():
-        return 0
-    known = {
-        (training.name, digest(training, cell)): (training, cell)
-        for training in reproduction.trainings
-        for cell in training.evaluations
-    }
-    taken = 0
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            found = json.loads(line)
-            place, seed = known.get((found["training"], found["digest"])), int(found["seed"])
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{file}, line {number}, is no outcome ({error!r}); restore it, or delete it to begin anew"
-            ) from error
-        if place is not None and read_outcomes(folder, place[0], seed, place[1]) is None:
-            write_json(outcome_file(folder, place[0], seed, place[1]), found)
-            taken += 1
-    return taken
+    return read_outcome(outcome_file(folder, training, seed, cell), digest(training, cell))
 
 
 def stacked(found: Sequence[dict[str, Any]]) -> Bool[Tensor, "seeds B"]:

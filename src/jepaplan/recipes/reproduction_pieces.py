@@ -11,7 +11,6 @@ from pathlib import Path
 from jepaplan.data.collect import record_world
 from jepaplan.evaluation.episodes import Outcomes
 from jepaplan.evaluation.episodes import Progress as EpisodeProgress
-from jepaplan.evaluation.tasks import load_instances
 from jepaplan.recipes.experiment import Experiment
 from jepaplan.recipes.reproduction import (
     Evaluation,
@@ -23,7 +22,7 @@ from jepaplan.recipes.reproduction import (
     read_outcomes,
     run_folder,
 )
-from jepaplan.recipes.reproduction_work import Left, Shop, WorkOptions, work_on
+from jepaplan.recipes.reproduction_work import Shop
 from jepaplan.recipes.run import is_finished, train
 from jepaplan.training import provenance
 from jepaplan.training.runs import write_json
@@ -58,6 +57,17 @@ class CellPiece:
     def lock(self, folder: Path) -> Path:
         """The file whose holder works on it."""
         return run_folder(folder, self.training, self.seed) / ".locks" / self.key[-1]
+
+    @property
+    def digest(self) -> str:
+        """Changes with everything that decides the outcome, but for the seed and the code."""
+        return "" if self.evaluation is None else digest(self.training, self.evaluation)
+
+    def outcome(self, folder: Path) -> Path | None:
+        """The file with what an evaluation found."""
+        if self.evaluation is None:
+            return None
+        return outcome_file(folder, self.training, self.seed, self.evaluation)
 
     def done(self, folder: Path) -> bool:
         """Whether its result lies in the folder, made as it is described now.
@@ -136,19 +146,6 @@ def pieces(reproduction: Reproduction, seeds: int) -> list[CellPiece]:
                 CellPiece(training=training, seed=seed, evaluation=cell) for cell in training.evaluations
             ]
     return found
-
-
-def left_open(reproduction: Reproduction, folder: Path, seeds: int) -> list[CellPiece]:
-    """The pieces that are not done, by whomever."""
-    return [piece for piece in pieces(reproduction, seeds) if not piece.done(folder)]
-
-
-def work(reproduction: Reproduction, folder: Path, options: WorkOptions) -> Left:
-    """Do what is missing of a reproduction, until all is done or time is up."""
-    todo = pieces(reproduction, options.seeds)
-    for name in {piece.evaluation.instances for piece in todo if piece.evaluation is not None}:
-        load_instances(name)  # a missing file is an error now, not after hours of training
-    return work_on(todo, folder, options)
 
 
 def _facts(cell: Evaluation, outcomes: Outcomes) -> dict[str, object]:

@@ -7,10 +7,12 @@ So any number of workers may share a folder, under torchrun, on a cluster or in 
 another does or has done. A training that was stopped or killed goes on from its last checkpoint and ends with
 the same weights; whatever else was stopped is begun again.
 
-`reproduction_pieces` and `video_study` say what the pieces are.
+What was found travels with a page, outcome by outcome (`publish`), so that another machine goes on where one
+stopped (`adopt`). `reproduction_pieces` and `video_pieces` say what the pieces are.
 """
 
 import fcntl
+import json
 import signal
 import threading
 import time
@@ -21,7 +23,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from jepaplan.recipes.run import TrainOptions
+from jepaplan.training.checkpoint import atomic_write
+from jepaplan.training.runs import write_json
 from jepaplan.training.stage import Diverged, Interrupted, Progress
+from jepaplan.types import InputError
 
 WAIT_SECONDS = 1.0  # between looks for work that another worker still holds
 
@@ -85,6 +90,15 @@ class Piece(Protocol):
         """The file whose holder works on it."""
         ...
 
+    def outcome(self, folder: Path) -> Path | None:
+        """The file with what was found; None where the piece finds nothing, such as a training."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Changes with everything that decides the outcome, but for the seed and the code."""
+        ...
+
     def done(self, folder: Path) -> bool:
         """Whether its result lies in the folder, made as it is described now."""
         ...
@@ -123,6 +137,48 @@ def work_on(todo: Sequence[Piece], folder: Path, options: WorkOptions) -> Left:
     except TimeIsUp:
         pass
     return Left(pieces=sum(not piece.done(folder) for piece in todo), diverged=tuple(shop.diverged.values()))
+
+
+def read_outcome(file: Path | None, digest: str) -> dict[str, Any] | None:
+    """What lies in the file, if it was found as things are described now."""
+    if file is None or not file.exists():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file} is not JSON ({error}); delete it, and it will be made again") from error
+    return found if found.get("digest") == digest else None
+
+
+def publish(pieces: Sequence[Piece], folder: Path, file: Path) -> None:
+    """All that was found, one outcome a line: for `adopt`, and for whoever counts again."""
+    found = (read_outcome(piece.outcome(folder), piece.digest) for piece in pieces)
+    atomic_write(file, "".join(f"{json.dumps(one)}\n" for one in found if one is not None).encode())
+
+
+def adopt(pieces: Sequence[Piece], folder: Path, file: Path) -> int:
+    """Take over what was published of these pieces and is not in the folder; how much that was."""
+    if not file.exists():
+        return 0
+    places = {
+        (piece.key[0], piece.key[1], piece.digest): place
+        for piece in pieces
+        if (place := piece.outcome(folder)) is not None
+    }
+    taken = 0
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            found = json.loads(line)
+            digest = str(found["digest"])
+            place = places.get((found["training"], int(found["seed"]), digest))
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{file}, line {number}, is no outcome ({error!r}); restore it, or delete it to begin anew"
+            ) from error
+        if place is not None and read_outcome(place, digest) is None:
+            write_json(place, found)
+            taken += 1
+    return taken
 
 
 class Shop:

@@ -9,9 +9,15 @@ from typing import Any
 from jepaplan.data.collect import record_world
 from jepaplan.data.episodes import Episodes, open_episodes
 from jepaplan.recipes.experiment import Experiment
-from jepaplan.recipes.serialise import decisive, experiment_from_json, experiment_to_json
+from jepaplan.recipes.serialise import (
+    any_experiment_from_json,
+    decisive,
+    experiment_from_json,
+    experiment_to_json,
+)
 from jepaplan.recipes.stages import Report, Workshop, silent
 from jepaplan.recipes.system import Interface, System, build_system, felt_by, fit_normalisation
+from jepaplan.recipes.video import VideoExperiment
 from jepaplan.training.checkpoint import load_weights, read_weights
 from jepaplan.training.distributed import barrier, processes
 from jepaplan.training.loop import fit
@@ -60,7 +66,7 @@ def train(experiment: Experiment, path: Path, options: TrainOptions | None = Non
     )
     # Before the run begins: a recipe that does not fit the recording leaves no run that remembers it.
     system = build_system(experiment, interface_of(episodes))
-    with open_run(path, origin, options.tensorboard, complete=partial(_completed, experiment)) as run:
+    with open_run(path, origin, options.tensorboard, complete=partial(completed, experiment)) as run:
         fit_normalisation(system, episodes, experiment.seed)
         workshop = Workshop(experiment, system.to(options.device), episodes, options.report)
         results: list[FitResult] = []
@@ -75,14 +81,7 @@ def load_run(path: Path | str) -> LoadedRun:
     run = RunDirectory(path)
     card = run.read_card()
     experiment = experiment_from_json(card.get("configuration"), str(run.card))
-    unfinished = [
-        stage.name for stage in experiment.stages if not _finished(card, stage.name, stage.fit.updates)
-    ]
-    if unfinished:
-        raise InputError(
-            f"{run.path} is not finished: stage {unfinished[0]!r} is still to be trained. Continue it with "
-            f"`jepaplan train {experiment.recipe} --run {run.path}`"
-        )
+    refuse_unfinished(run, experiment)
     tensors = read_weights(run.weights).tensors
     # Weights without statistics of actions are of another architecture: `load_weights` says so by name.
     actions, encoder = tensors.get("world_model.actions.mean"), experiment.encoder
@@ -96,16 +95,30 @@ def load_run(path: Path | str) -> LoadedRun:
     return LoadedRun(path=run.path, experiment=experiment, system=system.eval(), card=card)
 
 
-def is_finished(path: Path | str, experiment: Experiment) -> bool:
+def is_finished(path: Path | str, experiment: Experiment | VideoExperiment) -> bool:
     """Whether the folder holds a run of exactly this experiment with all its stages trained."""
     run = RunDirectory(path)
     if not run.card.is_file():
         return False
     card = run.read_card()
-    begun = experiment_from_json(card.get("configuration"), str(run.card))
-    return decisive(begun) == decisive(experiment) and all(
-        _finished(card, stage.name, stage.fit.updates) for stage in experiment.stages
-    )
+    begun = any_experiment_from_json(card.get("configuration"), str(run.card))
+    return decisive(begun) == decisive(experiment) and not _unfinished(card, experiment)
+
+
+def refuse_unfinished(run: RunDirectory, experiment: Experiment | VideoExperiment) -> None:
+    """Say what is still to be trained, and how."""
+    unfinished = _unfinished(run.read_card(), experiment)
+    if unfinished:
+        raise InputError(
+            f"{run.path} is not finished: stage {unfinished[0]!r} is still to be trained. Continue it with "
+            f"`jepaplan train {experiment.recipe} --run {run.path}`"
+        )
+
+
+def completed(asked: Experiment | VideoExperiment, configuration: Any) -> Any:
+    """What a run was begun with, in today's words, and with the fields that came since at their defaults."""
+    begun = any_experiment_from_json(configuration)
+    return experiment_to_json(replace(begun, description=asked.description))
 
 
 def interface_of(episodes: Episodes) -> Interface:
@@ -122,12 +135,6 @@ def find_recording(run: LoadedRun, data: Path | None = None) -> Path | None:
     """The recording that a run learned from, if it is the run's own or given."""
     own = run.path / DATA_FILE
     return data if data is not None else own if own.exists() else None
-
-
-def _completed(asked: Experiment, configuration: Any) -> Any:
-    """What a run was begun with, in today's words, and with the fields that came since at their defaults."""
-    begun = experiment_from_json(configuration)
-    return experiment_to_json(replace(begun, description=asked.description))
 
 
 def _recording(experiment: Experiment, path: Path, options: TrainOptions) -> Episodes:
@@ -147,6 +154,10 @@ def _recording(experiment: Experiment, path: Path, options: TrainOptions) -> Epi
     return open_episodes(own)
 
 
-def _finished(card: Mapping[str, Any], stage: str, updates: int) -> bool:
-    known = card.get("stages", {}).get(stage)
-    return known is not None and known.get("updates", 0) >= updates
+def _unfinished(card: Mapping[str, Any], experiment: Experiment | VideoExperiment) -> list[str]:
+    done = card.get("stages", {})
+    return [
+        stage.name
+        for stage in experiment.stages
+        if done.get(stage.name, {}).get("updates", 0) < stage.fit.updates
+    ]

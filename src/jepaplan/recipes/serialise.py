@@ -4,6 +4,8 @@ A file can only name records of this list, so reading one never runs anything el
 """
 
 import dataclasses
+import hashlib
+import json
 from typing import Any, cast
 
 from jepaplan.data.clips import AugmentationConfig
@@ -102,6 +104,9 @@ _RECORDS: dict[str, type] = {
     )
 }
 _UNDECISIVE = frozenset({"description"})  # fields that decide nothing
+DEFAULTS = 1
+"""Raised whenever the default of a field changes: what was found with the old one is then asked for again.
+A test knows all defaults."""
 
 
 def experiment_to_json(value: Any) -> Any:
@@ -133,22 +138,36 @@ def decisive(value: Any) -> Any:
     return value
 
 
-def experiment_from_json(value: Any, where: str = "the configuration") -> experiment.Experiment:
-    """The experiment that `experiment_to_json` wrote."""
+def fingerprint(*decides: Any) -> str:
+    """Sixteen digits that change with everything among `decides`, records or plain values."""
+    plain = [DEFAULTS, *(decisive(one) for one in decides)]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def any_experiment_from_json(
+    value: Any, where: str = "the configuration"
+) -> experiment.Experiment | video.VideoExperiment:
+    """The experiment that `experiment_to_json` wrote, whichever kind it is."""
     read = _read(value, where)
+    if not isinstance(read, experiment.Experiment | video.VideoExperiment):
+        raise InputError(f"{where} does not describe an experiment; is it the config.json of a run?")
+    return read
+
+
+def experiment_from_json(value: Any, where: str = "the configuration") -> experiment.Experiment:
+    """The same for one that plans."""
+    read = any_experiment_from_json(value, where)
     if isinstance(read, video.VideoExperiment):
         raise InputError(
             f"{where} describes the pretraining of a video encoder, which has no actions to plan with; "
             "`jepaplan probe RUN --data VIDEOS` says what its features know"
         )
-    if not isinstance(read, experiment.Experiment):
-        raise InputError(f"{where} does not describe an experiment; is it the config.json of a run?")
     return read
 
 
 def video_experiment_from_json(value: Any, where: str = "the configuration") -> video.VideoExperiment:
-    """The video experiment that `experiment_to_json` wrote."""
-    read = _read(value, where)
+    """The same for one that pretrains a video encoder."""
+    read = any_experiment_from_json(value, where)
     if not isinstance(read, video.VideoExperiment):
         raise InputError(
             f"{where} does not describe the pretraining of a video encoder; a run that plans is measured by "

@@ -93,6 +93,11 @@ class VideoExperiment:
                     f"one seed decides the whole experiment. Write --seed {phase.fit.seed}"
                 )
 
+    @property
+    def stages(self) -> tuple[VideoPhase, ...]:
+        """The phases, by the name that every experiment has for what it trains in turn."""
+        return self.phases
+
     def shape(self, phase: VideoPhase) -> VideoTransformerConfig:
         """The encoder's shape with the clips of a phase; its weights are the same for all."""
         return replace(

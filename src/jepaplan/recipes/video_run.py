@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from jepaplan.data.clips import ClipBatch
 from jepaplan.data.tubelet_masks import TubeletMasks, draw_masks
 from jepaplan.data.video_cache import VideoCache, cache_videos
-from jepaplan.data.video_clips import ClipConfig, ClipSample, VideoClips, random_views
+from jepaplan.data.video_clips import ClipConfig, ClipSample, Epochs, VideoClips, random_views
 from jepaplan.models.masked_predictor import MaskedPredictor
 from jepaplan.models.video_vit import VideoTransformer
 from jepaplan.objectives.masked_latents import MaskedLatents
 from jepaplan.recipes.materials import Report, silent
-from jepaplan.recipes.run import TrainOptions
-from jepaplan.recipes.serialise import decisive, experiment_to_json, video_experiment_from_json
+from jepaplan.recipes.run import TrainOptions, completed, refuse_unfinished
+from jepaplan.recipes.serialise import experiment_to_json, video_experiment_from_json
 from jepaplan.recipes.video import VideoExperiment, VideoPhase
 from jepaplan.recipes.video_sources import Sources, generated_sources, open_sources
 from jepaplan.training.checkpoint import load_weights
@@ -33,7 +33,7 @@ from jepaplan.training.health import CollapseWatch, Health, assess, running_prob
 from jepaplan.training.loop import fit
 from jepaplan.training.runs import Origin, RunDirectory, open_run
 from jepaplan.training.stage import FitResult, Stage
-from jepaplan.types import InputError, SeedTree
+from jepaplan.types import SeedTree
 
 CACHE = "cache"  # folder of a run
 HELD_OUT_CLIPS = 64
@@ -96,7 +96,7 @@ def train_video(
         seed=experiment.seed,
     )
     objective = build_objective(experiment).to(options.device)
-    with open_run(path, origin, options.tensorboard, complete=partial(_completed, experiment)) as run:
+    with open_run(path, origin, options.tensorboard, complete=partial(completed, experiment)) as run:
         workshop = VideoWorkshop(experiment, objective, sources, run, report)
         results: list[FitResult] = []
         for phase in experiment.phases:
@@ -112,25 +112,10 @@ def load_video_run(path: Path | str) -> LoadedVideoRun:
     run = RunDirectory(path)
     card = run.read_card()
     experiment = video_experiment_from_json(card.get("configuration"), str(run.card))
-    unfinished = _unfinished(card, experiment)
-    if unfinished:
-        raise InputError(
-            f"{run.path} is not finished: phase {unfinished[0]!r} is still to be trained. Continue it with "
-            f"`jepaplan train {experiment.recipe} --run {run.path}`"
-        )
+    refuse_unfinished(run, experiment)
     objective = build_objective(experiment)
     load_weights(run.weights, objective)
     return LoadedVideoRun(path=run.path, experiment=experiment, objective=objective.eval(), card=card)
-
-
-def is_video_finished(path: Path | str, experiment: VideoExperiment) -> bool:
-    """Whether the folder holds a run of exactly this experiment with all its phases trained."""
-    run = RunDirectory(path)
-    if not run.card.is_file():
-        return False
-    card = run.read_card()
-    begun = video_experiment_from_json(card.get("configuration"), str(run.card))
-    return decisive(begun) == decisive(experiment) and not _unfinished(card, experiment)
 
 
 class VideoWorkshop:
@@ -185,16 +170,12 @@ class VideoWorkshop:
         # Updates of earlier phases count: the target goes on where it was, and so do shuffled epochs.
         earlier = experiment.phases[: experiment.phases.index(phase)]
         before = sum(one.fit.updates for one in earlier)
-        update = [before]
-
-        def note_update(done: int) -> None:
-            update[0] = before + done
+        epochs = Epochs(learned, self.seeds["epochs"])
+        files = epochs if experiment.order == "shuffled" else learned
 
         def sample(generator: torch.Generator, items: int) -> Draw:
             masks = draw_masks(grid, items, experiment.masks, generator, experiment.equalise)
-            if experiment.order == "shuffled":
-                return Draw(learned.sample_epoch(update[0], items, self.seeds["epochs"]), masks)
-            return Draw(learned.sample(generator, items), masks)
+            return Draw(files.sample(generator, items), masks)
 
         def load(draw: Draw) -> ClipBatch:
             return ClipBatch(learned.load(draw.clips).clips, draw.masks)
@@ -206,7 +187,7 @@ class VideoWorkshop:
             load=load,
             evaluate=lambda: self._evaluate(held),
             health=lambda: watch.judge(self._health(phase)),
-            before_update=note_update,
+            before_update=lambda done: epochs.before_update(before + done),
             after_update=lambda done: self.objective.after_update(before + done),
             shard_units=self._units,
             frames_per_item=grid[0] * experiment.encoder.tubelet,
@@ -224,9 +205,15 @@ class VideoWorkshop:
 
     def _units(self) -> list[nn.Module]:
         """What is gathered one at a time when processes share parameters: blocks, then what holds them."""
-        wholes = (self.objective.encoder, self.objective.predictor, self.objective.target.average)
-        blocks = [block for whole in wholes for block in cast(Any, whole).blocks]
-        return [*blocks, *wholes]
+        encoder, predictor, target = (
+            self.objective.encoder,
+            self.objective.predictor,
+            self.objective.target.average,
+        )
+        blocks = [block for whole in (encoder, predictor, target) for block in cast(Any, whole).blocks]
+        # The dense loss enters the predictor by another door than `forward`, which a unit does not guard.
+        dense = self.experiment.objective.context_weight > 0
+        return [*blocks, encoder, target] if dense else [*blocks, encoder, predictor, target]
 
     def _held_out(self, phase: VideoPhase) -> ClipBatch:
         """Clips and masks that are never trained on, the same at every evaluation."""
@@ -271,17 +258,3 @@ class VideoWorkshop:
 
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(next(self.objective.parameters()).device)
-
-
-def _completed(asked: VideoExperiment, configuration: Any) -> Any:
-    begun = video_experiment_from_json(configuration)
-    return experiment_to_json(replace(begun, description=asked.description))
-
-
-def _unfinished(card: Mapping[str, Any], experiment: VideoExperiment) -> list[str]:
-    done = card.get("stages", {})
-    return [
-        phase.name
-        for phase in experiment.phases
-        if done.get(phase.name, {}).get("updates", 0) < phase.fit.updates
-    ]

@@ -42,6 +42,8 @@ def weights_of(stage):
 
 def expected_weights(losses, prefix):
     named = {name: 1.0 for name in losses - {"vcreg"}}
+    if {"prediction", "value"} <= losses:  # no more, or the encoder stands still to be predictable
+        named["prediction"] = 0.03
     return named | (VCREG[prefix] if "vcreg" in losses else {})
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 from jepaplan.data.sprite_videos import BouncingConfig, grid_cell
 from jepaplan.envs.sprites import bouncing_path
 from jepaplan.evaluation.anticipation import (
+    CODE,
     AheadConfig,
     TokensAhead,
     bin_centres,
@@ -17,6 +18,7 @@ from jepaplan.evaluation.anticipation import (
     hits_at,
     mean_class_recall,
     nearness,
+    place_codes,
 )
 from jepaplan.evaluation.video_probe_features import FeatureConfig, encode_clips, fresh_module
 from jepaplan.evaluation.video_probe_sweep import Sweep
@@ -56,6 +58,21 @@ def test_tokens_ahead_are_the_encoders_and_the_predictors():
     torch.testing.assert_close(found[:, 32:], by_hand, atol=1e-5, rtol=1e-5)
     sooner = both.predictor(alone, ids, 32 + ids[:, :16], (2, 4, 4), 1)
     assert not torch.allclose(found[:, 32:], sooner, atol=1e-4)
+
+
+def test_every_token_is_told_its_place_and_no_two_alike():
+    grid, ids = (2, 4, 4), torch.arange(48)  # a clip of two tubelets, and one moment after it
+    codes = place_codes(ids, grid)
+    assert codes.shape == (48, CODE)
+    assert torch.pdist(codes).min() > 0.1
+    assert codes[0].tolist() == [0.0] * 4 + [1.0] * 4 + ([0.0] * 6 + [1.0] * 6) * 2
+    torch.testing.assert_close(codes[21, 8:], codes[5, 8:])  # the same place, later
+    encoder = fresh_module(lambda: VideoTransformer(TINY), seeded(0))
+    clips = torch.randint(0, 256, (3, 4, 3, 32, 32), dtype=torch.uint8, generator=seeded(1))
+    whole = FeatureConfig(kept="float32")
+    placed = encode_clips(TokensAhead(encoder, None, placed=True).eval(), clips, whole)
+    torch.testing.assert_close(placed[..., :48], encode_clips(encoder, clips, whole))
+    torch.testing.assert_close(placed[2, :, 48:], codes[:32])
 
 
 @settings(deadline=None, max_examples=20)

@@ -1,5 +1,7 @@
 """Features of clips and the baselines a pretrained encoder has to beat, on clips whose answer is known."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -172,3 +174,21 @@ def test_the_upper_bound_is_chosen_by_validation():
     assert len(result.validation) == 2
     with pytest.raises(InputError, match="evaluations"):
         SupervisedConfig(updates=5, evaluations=6)
+
+
+def test_a_head_that_learns_alone_first_loses_nothing_to_a_probe():
+    """With steps too small to change anything, what is left of training is the probe."""
+    clips, labels = moving_clips(18, 160)
+    splits, encoder = draw_splits(labels, seeded(19)), tiny_encoder(20)
+    sweep = Sweep(learning_rates=(1e-2,), weight_decays=(0.1,), epochs=30, batch=32)
+    config = SupervisedConfig(updates=1, learning_rates=(1e-12,), evaluations=1, head_first=sweep,
+                              head=AttentiveProbe(depth=1, heads_per_block=2))  # fmt: skip
+    bound = train_supervised(
+        lambda: copy.deepcopy(encoder), LabelledClips(clips, labels), splits, config, seeded(21)
+    )
+    probe = AttentiveProbe(depth=1, heads_per_block=2, sweep=sweep)
+    read = probe_features(encode_clips(encoder, clips, WHOLE), labels, splits, probe, seeded(22))
+    assert read.accuracy.rate > 0.7
+    assert abs(bound.accuracy.rate - read.accuracy.rate) < 0.1
+    with pytest.raises(InputError, match="one head"):
+        SupervisedConfig(head_first=Sweep())

@@ -15,6 +15,7 @@ Departs from the paper: one query per probe instead of one per kind of label, cr
 loss, and one anticipation time instead of a range of them in training.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,9 @@ from jepaplan.models.masked_predictor import MaskedPredictor
 from jepaplan.models.rotary import Grid
 from jepaplan.models.video_vit import VideoTransformer
 from jepaplan.types import InputError
+
+WAVES = (4, 6, 6)  # of time, rows and columns
+CODE = 2 * sum(WAVES)  # numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,22 +52,55 @@ class AheadConfig:
 
 
 class TokensAhead(nn.Module):
-    """Encoder tokens of a clip, followed by the predictor's of one tubelet after it.
+    """Encoder tokens of a clip, followed by the predictor's of one tubelet after it, each with its place.
 
-    Give it to `encode_clips`; the encoder alone gives the features without the predictor.
+    Without a predictor, the clip's tokens only. Rotary positions are relative, so that a token hardly knows
+    where in the picture it lies, and a probe that averages tokens could not say where anything is: `placed`
+    adds that. Give it to `encode_clips`.
     """
 
-    def __init__(self, encoder: VideoTransformer, predictor: MaskedPredictor, config: AheadConfig) -> None:
+    def __init__(
+        self,
+        encoder: VideoTransformer,
+        predictor: MaskedPredictor | None,
+        config: AheadConfig | None = None,
+        placed: bool = False,
+    ) -> None:
         super().__init__()
-        self.encoder, self.predictor, self.config = encoder, predictor, config
+        self.encoder, self.predictor = encoder, predictor
+        self.config, self.placed = config or AheadConfig(), placed
 
-    def forward(self, clips: Float[Tensor, "B T C height width"]) -> Float[Tensor, "B K D"]:
-        """The K tokens are the N of the clip, then the M of the moment ahead."""
+    def forward(self, clips: Float[Tensor, "B T C height width"]) -> Float[Tensor, "B K W"]:
+        """The K tokens are the N of the clip, then the M of the moment ahead; W is D, or D + `CODE`."""
         tokens, grid = self.encoder(clips), self.encoder.grid(clips)
-        seen = torch.arange(tokens.shape[1], device=tokens.device).expand(len(clips), -1)
-        asked = future_ids(grid, self.encoder.config.tubelet, self.config).to(tokens.device)
-        imagined = self.predictor(tokens, seen, asked.expand(len(clips), -1), grid, self.config.mask_index)
-        return torch.cat([tokens, imagined], dim=1)
+        ids = torch.arange(tokens.shape[1], device=tokens.device)
+        if self.predictor is not None:
+            asked = future_ids(grid, self.encoder.config.tubelet, self.config).to(tokens.device)
+            seen = ids.expand(len(clips), -1)
+            imagined = self.predictor(
+                tokens, seen, asked.expand(len(clips), -1), grid, self.config.mask_index
+            )
+            tokens, ids = torch.cat([tokens, imagined], dim=1), torch.cat([ids, asked])
+        if not self.placed:
+            return tokens
+        codes = place_codes(ids, grid).to(tokens.dtype)
+        return torch.cat([tokens, codes.expand(len(clips), -1, -1)], dim=2)
+
+
+def place_codes(ids: Int[Tensor, " K"], grid: Grid) -> Float[Tensor, "K code"]:
+    """Sines and cosines of where tokens lie: `WAVES` of time, rows and columns, 0 to 1 across the grid.
+
+    The longest wave is four grids long, so that no two places look alike, nor moments up to a clip's length
+    after it.
+    """
+    _, rows, columns = grid
+    places = (ids // (rows * columns), ids // columns % rows, ids % columns)
+    codes: list[Tensor] = []
+    for place, size, waves in zip(places, grid, WAVES, strict=True):
+        halves = torch.arange(1, waves + 1, device=ids.device)
+        angles = place[:, None] / max(1, size - 1) * halves * (math.pi / 2)
+        codes += [angles.sin(), angles.cos()]
+    return torch.cat(codes, dim=1)
 
 
 def future_ids(grid: Grid, tubelet: int, config: AheadConfig) -> Int[Tensor, " M"]:

@@ -1,7 +1,9 @@
 """The upper bound of a probe: the same architecture and head, trained end to end on the labels.
 
-What an encoder learns that is told the answers, within a number of updates. The state is chosen among
-learning rates and moments of training by the validation split, and measured once on the test split.
+What an encoder learns that is told the answers, within a number of updates, from random weights or from
+those that pretraining left. Its head may learn alone first, as a probe does: an untrained head would spoil
+them. The state is chosen among learning rates and moments of training by the validation split, and measured
+once on the test split.
 """
 
 import copy
@@ -16,7 +18,7 @@ from torch.nn import functional
 from jepaplan.data.clips import AugmentationConfig, ClipNormaliser, apply_views, draw_views
 from jepaplan.evaluation.video_probe_features import fresh_module
 from jepaplan.evaluation.video_probe_heads import AttentiveHeads, matrices
-from jepaplan.evaluation.video_probe_sweep import Sweep
+from jepaplan.evaluation.video_probe_sweep import Items, Sweep, train_heads
 from jepaplan.evaluation.video_probes import (
     AttentiveProbe,
     ProbeResult,
@@ -41,6 +43,7 @@ class SupervisedConfig:
     warm_up: float = 0.1  # share of the updates; then half a cosine to zero
     evaluations: int = 10  # on the validation split, evenly over training
     head: AttentiveProbe = field(default_factory=lambda: AttentiveProbe(depth=1, heads_per_block=4))
+    head_first: Sweep | None = None  # of one setting: the head alone, on the encoder's tokens as they are
     augmentation: AugmentationConfig | None = None  # mirrors change labels of motion
 
     def __post_init__(self) -> None:
@@ -51,6 +54,11 @@ class SupervisedConfig:
             )
         if not self.learning_rates or min(self.learning_rates) <= 0 or self.weight_decay < 0:
             raise InputError(f"learning rates are positive and weight_decay is not negative; got {self}")
+        if self.head_first is not None and len(self.head_first.settings) != 1:
+            raise InputError(
+                "head_first trains one head, so it has one learning rate and one weight decay; got "
+                f"{self.head_first.learning_rates} and {self.head_first.weight_decays}"
+            )
         if not 0 <= self.warm_up < 1:
             raise InputError(f"warm_up is a share of the updates; got {self.warm_up}")
 
@@ -70,12 +78,14 @@ def train_supervised(
     config: SupervisedConfig,
     generator: torch.Generator,
 ) -> ProbeResult:
-    """Accuracy of the best moment of training; `build` makes an untrained encoder from clips to tokens.
+    """Accuracy of the best moment of training; `build` makes the encoder that it begins with.
 
     Trains where the clips lie.
     """
     scores, best, chosen = list[SettingScore](), None, None
     first = _Classifier(fresh_module(build, generator).requires_grad_(True), known, config, generator)
+    if config.head_first is not None:
+        _train_head(first, known, splits, config.head_first, generator)
     for rate in config.learning_rates:
         sweep = Sweep(learning_rates=(rate,), weight_decays=(config.weight_decay,))
         reached = list[SettingScore]()
@@ -120,6 +130,17 @@ class _Classifier(nn.Module):
         ]
 
 
+def _train_head(
+    model: _Classifier, known: LabelledClips, splits: Splits, sweep: Sweep, generator: torch.Generator
+) -> None:
+    """Train the head alone, on tokens that are encoded once."""
+    clips, labels = known.clips[splits.train], known.labels[splits.train].to(known.clips.device)
+    with torch.no_grad():
+        parts = clips.split(4 * sweep.batch)
+        tokens = torch.cat([model.encoder(model.normaliser(part)).half() for part in parts])
+    train_heads(model.head, Items(tokens[:, None], labels), torch.arange(len(clips)), sweep, generator)
+
+
 def _moments(
     model: _Classifier,
     known: LabelledClips,
@@ -127,7 +148,12 @@ def _moments(
     config: SupervisedConfig,
     generator: torch.Generator,
 ) -> Iterator[int]:
-    """Train; yields the update's number whenever the model should be evaluated."""
+    """Train; yields the update's number whenever the model should be evaluated.
+
+    A head that was trained alone is worth evaluating before anything else moves.
+    """
+    if config.head_first is not None:
+        yield 0
     (peak,) = config.learning_rates
     optimizer = torch.optim.AdamW(model.groups(config.weight_decay))
     stops = {round((one + 1) * config.updates / config.evaluations) for one in range(config.evaluations)}

@@ -118,7 +118,7 @@ def video_nano() -> VideoExperiment:
         encoder=replace(VIDEO_SIZES["nano"], rope_base=_SMALL_ROPE_BASE),
         predictor=replace(PREDICTOR["nano"], rope_base=_SMALL_ROPE_BASE),
         masks=(SHORT_RANGE, replace(LONG_RANGE, temporal_scale=0.5)),
-        phases=(VideoPhase(fit=_small_fit(1000)),),
+        phases=(VideoPhase(fit=_small_fit(3000)),),
         objective=MaskedLatentsConfig(ema=(0.999, 0.999), target_norm="clip"),
     )
 

@@ -4,6 +4,7 @@ Labelled clips and their splits are the same for all seeds and sources. `video_s
 are, `video_pieces` asks them.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -108,7 +109,7 @@ class ProbedSource:
         generator = SeedTree(self.seed).torch("probe", self.source, task)
         if self.source == "supervised":
             result = train_supervised(
-                lambda: VideoTransformer(run.experiment.encoder), known, splits, study.supervised, generator
+                lambda: copy.deepcopy(run.encoder), known, splits, study.supervised, generator
             )
             return {ATTENTIVE: result}  # its head is one; there is no frozen feature for another
         features = self._features(run, known.clips, splits)
@@ -153,15 +154,16 @@ class ProbedSource:
         study = self.study
 
         def write(folder: Path, progress: Callable[[int, int], None]) -> None:
-            write_bouncing_videos(folder, study.clips, study.bouncing, BOUNCING_SEED, progress)
+            write_bouncing_videos(folder, study.bouncing_clips, study.bouncing, BOUNCING_SEED, progress)
 
-        videos = generated_videos(self.shop, "bouncing", (study.clips, study.bouncing), write)
+        videos = generated_videos(self.shop, "bouncing", (study.bouncing_clips, study.bouncing), write)
         opened = open_sprite_videos(videos)
         labels = opened.labels[ANTICIPATION]
         splits = draw_splits(labels, SeedTree(BOUNCING_SEED).torch("splits"))
         if self.source in LEARNED_AHEAD:
             run = self._load()
-            clips = _all_clips(run, opened, 1.0)
+            # The predictor learned to look no further than its clips were long: what is shown leaves room.
+            clips = _all_clips(run, opened, 1.0)[:, -self.study.seen_frames :]
             features = encode_clips(self._ahead(run), clips, FeatureConfig(), run.objective.pixels)
             features = features.to(self.shop.options.device)
             generator = SeedTree(self.seed).torch("probe", self.source)
@@ -172,15 +174,13 @@ class ProbedSource:
         hits = {f"recall at {k}": _as_bits(hits_at(scores, wanted, k)) for k in RECALL_AT}
         return {ANTICIPATION: {**hits, "labels": wanted.tolist()}}
 
-    def _ahead(self, run: LoadedVideoRun) -> Callable[[Tensor], Tensor]:
-        if self.source == "encoder":
-            return run.encoder
-        if self.source == "random encoder":
-            return self._random(run)
+    def _ahead(self, run: LoadedVideoRun) -> TokensAhead:
+        encoder = self._random(run) if self.source == "random encoder" else run.encoder
+        predictor = run.predictor if self.source == "encoder and predictor" else None
         rate = run.experiment.clips.fps or float(self.study.bouncing.fps)
         # The question counts from the last frame, the clip ends one frame later.
         ahead = AheadConfig(seconds=self.study.bouncing.ahead - 1 / rate, rate=rate)
-        return TokensAhead(run.encoder, run.predictor, ahead).eval()
+        return TokensAhead(encoder, predictor, ahead, placed=True).eval()
 
 
 def generated_videos(

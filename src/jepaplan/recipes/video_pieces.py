@@ -70,9 +70,13 @@ class VideoPiece:
         study = self.study
         if self.source is None:
             return fingerprint(study.experiment)
-        labelled = study.bouncing if self.ahead else study.sprites
+        labelled = (
+            (study.bouncing_clips, study.bouncing, study.seen_frames)
+            if self.ahead
+            else (study.clips, study.sprites)
+        )
         how = (study.supervised,) if self.source == "supervised" else (study.probe, study.linear)
-        return fingerprint(study.experiment, study.clips, labelled, how, self.source)
+        return fingerprint(study.experiment, labelled, how, self.source)
 
     def run(self, folder: Path) -> Path:
         """The folder of the training."""

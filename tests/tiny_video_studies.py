@@ -50,6 +50,8 @@ def tiny_video_study(**changes):
         name="tiny-videos",
         experiment=tiny_video_experiment(),
         clips=60,
+        bouncing_clips=60,
+        seen_frames=2,
         sprites=SPRITES,
         bouncing=BOUNCING,
         probe=probe,

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from jepaplan.data.sprite_videos import BouncingConfig
+from jepaplan.evaluation.video_probe_supervised import SupervisedConfig
+from jepaplan.evaluation.video_probe_sweep import Sweep
+from jepaplan.evaluation.video_probes import AttentiveProbe, LinearProbe
 from jepaplan.planners.cem import CEM
 from jepaplan.planners.proposals import BoxBound
 from jepaplan.recipes import serialise
@@ -15,6 +19,7 @@ from jepaplan.recipes.serialise import decisive, experiment_from_json, experimen
 from jepaplan.types import InputError
 
 KIND = "kind of record"
+OF_PROBES = (AttentiveProbe, BouncingConfig, LinearProbe, SupervisedConfig, Sweep)  # of the video study
 GOLDEN = Path(__file__).with_name("defaults.txt")
 
 
@@ -94,7 +99,7 @@ def defaults():
     """A line for every field of every record that has a default."""
     return sorted(
         f"{name}.{field.name} = {serialise._default(field)!r}"
-        for name, record in serialise._RECORDS.items()
+        for name, record in (serialise._RECORDS | {record.__name__: record for record in OF_PROBES}).items()
         for field in dataclasses.fields(record)
         if serialise._default(field) is not dataclasses.MISSING
     )

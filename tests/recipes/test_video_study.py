@@ -241,8 +241,8 @@ def test_seeds_that_two_workers_share_are_not_compared_crosswise(one_seed, tmp_p
 
 def test_other_labelled_clips_are_other_files(one_seed, tmp_path):
     folder = shutil.copytree(one_seed[0], tmp_path / "copy")
-    carried_out(replace(STUDY, clips=40, sources=("pixels",), ahead=("bouncing",)), folder)
-    fewer = found_in(replace(STUDY, clips=40), folder, 1)
+    carried_out(replace(STUDY, clips=40, bouncing_clips=40, sources=("pixels",), ahead=("bouncing",)), folder)
+    fewer = found_in(replace(STUDY, clips=40, bouncing_clips=40), folder, 1)
     assert 8 <= len(fewer["pixels", "motion, linear"][0]["correct"]) <= 12  # a quarter of 40, not of 60
     assert 8 <= len(fewer["bouncing", "anticipation"][0]["labels"]) <= 12
 

@@ -96,6 +96,7 @@ def vjepa2(scale: Literal["cpu", "full"]) -> VideoStudy:
         experiment=video_tiny(),
         sprites=video_tiny().generated.sprites,
         bouncing=BouncingConfig(frames=31),  # one window of 16 at half the rate
+        seen_frames=8,
         clips=6000,
         probe=AttentiveProbe(depth=4, heads_per_block=4, sweep=sweep),
     )

@@ -9,7 +9,10 @@ from jepaplan.cli import main
 from jepaplan.commands.plan import ties_in_words
 from jepaplan.data.frames import frame_to_picture
 from jepaplan.envs.wall import WALL_BIG, WallWorld
+from jepaplan.envs.worlds import find_world
 from jepaplan.evaluation.tasks import load_instances
+from jepaplan.recipes.run import train
+from tiny_runs import tiny_experiment
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,25 @@ def test_wrong_pictures_are_refused_in_words(tiny_run, pictures, tmp_path, capsy
 def test_a_count_of_candidates_is_positive(tiny_run, pictures, capsys):
     assert main(arguments(tiny_run, pictures, "--candidates", "0")) == 2
     assert "--candidates" in capsys.readouterr().err
+
+
+def test_a_run_that_feels_is_told_what_is_felt(tmp_path, capsys):
+    pytest.importorskip("mujoco")
+    run = tmp_path / "maze"
+    train(tiny_experiment("maze_prediction_vcreg_cpu"), run)
+    world, instance = find_world("Maze"), load_instances("Maze-tuning").subset(1)
+    for name, states in (("start", instance.starts), ("goal", instance.goals)):
+        frame_to_picture(world.observe(states).frames[0]).save(tmp_path / f"{name}.png")
+    assert main(arguments(run, tmp_path)) == 2
+    assert "--felt was given 0 numbers" in (said := capsys.readouterr().err)
+    assert "Write --felt 0.0 0.0" in " ".join(said.split())
+    found = []
+    for felt in (("0", "0"), ("3", "-3")):
+        assert main(arguments(run, tmp_path, "--json", "--felt", *felt)) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["distance"] != found[1]["distance"]
+
+
+def test_a_run_that_feels_nothing_takes_no_numbers(tiny_run, pictures, capsys):
+    assert main(arguments(tiny_run, pictures, "--felt", "1.0")) == 2
+    assert "Write no --felt" in " ".join(capsys.readouterr().err.split())

@@ -13,8 +13,8 @@ from jepaplan.commands.console import RESULTS, table
 from jepaplan.control.record import Decision
 from jepaplan.data.frames import picture_to_frame
 from jepaplan.recipes.run import LoadedRun, load_run
-from jepaplan.recipes.system import baseline_distance, build_controller, samples_of
-from jepaplan.types import InputError, SeedTree
+from jepaplan.recipes.system import baseline_distance, build_controller, felt_by, samples_of
+from jepaplan.types import InputError, Observation, SeedTree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,10 @@ class Options:
     """PNG of what is observed now."""
     goal: Path
     """PNG of what is wanted."""
+    felt: tuple[float, ...] = ()
+    """What is felt now beside the picture (the maze: two numbers of velocity), in the world's units."""
+    goal_felt: tuple[float, ...] = ()
+    """The same at the goal; none: zeros, such as a goal at rest."""
     candidates: int = 8
     """How many candidates to show, cheapest first."""
     seed: int = 0
@@ -79,8 +83,7 @@ def ties_in_words(tied: int) -> str:
 def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
     """One decision, as plain numbers."""
     model = run.system.world_model
-    channels, size = run.experiment.encoder.image_channels, run.experiment.encoder.image_size
-    start, goal = (picture_to_frame(path, channels, size)[None] for path in (options.start, options.goal))
+    start, goal = observe(run, options)
     distance = (
         run.system.steps_to_go(run.experiment.cost)
         if run.experiment.learns_value
@@ -92,7 +95,7 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
     action = controller.act(start)[0]
     decision = controller.last
     assert decision is not None
-    latent, wanted = model.encode(start), model.encode(goal)
+    latent, wanted = (model.encode(seen.frames, seen.proprioception) for seen in (start, goal))
     ends = model.rollout(latent, decision.candidates)[:, :, -1]
     at_end = distance(ends, wanted[:, None])[0]
     return {
@@ -113,6 +116,29 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
             for rank in range(min(options.candidates, decision.costs.shape[1]))
         ],
     }
+
+
+def observe(run: LoadedRun, options: Options) -> tuple[Observation, Observation]:
+    """What is seen, and felt where the run feels, now and at the goal."""
+    config = run.experiment.encoder
+    pictures = [
+        picture_to_frame(path, config.image_channels, config.image_size)[None]
+        for path in (options.start, options.goal)
+    ]
+    numbers = felt_by(config)
+    felt = (options.felt, options.goal_felt or (0.0,) * numbers)
+    for option, given in zip(("--felt", "--goal-felt"), felt, strict=True):
+        if len(given) != numbers:
+            write = f"{option} {' '.join(['0.0'] * numbers)}" if numbers else f"no {option}"
+            raise InputError(
+                f"{option} was given {len(given)} numbers, and the encoder of {run.path} takes {numbers} "
+                f"beside a picture. Write {write}"
+            )
+    start, goal = (
+        Observation(frames, torch.tensor([given]) if numbers else None)
+        for frames, given in zip(pictures, felt, strict=True)
+    )
+    return start, goal
 
 
 def first_action(run: LoadedRun, decision: Decision, rank: int) -> list[float]:

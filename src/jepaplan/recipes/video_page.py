@@ -44,8 +44,8 @@ def write_video_page(study: VideoStudy, folder: Path, seeds: int, path: Path) ->
         "## What the frozen features know",
         "Accuracy of probes on test clips, mean over training seeds [95 % interval over seeds and clips]: an "
         "attentive one, which learns which tokens to read, and a linear one on the mean of all tokens. A "
-        "probe's setting is chosen on validation clips. The supervised row has a head of its own; where "
-        "another row is above it, it has not learned enough to be a bound.",
+        "probe's setting is chosen on validation clips. The supervised row, the pretrained encoder trained "
+        "further with the labels, is to be the upper bound.",
         markdown_table("features", list(SOURCES), list(COLUMNS), partial(_accuracy, found)),
         "## What pretraining adds",
         "Pretrained features minus others, in points, on the same clips and seeds [95 % interval]; p < 0.05 "
@@ -54,9 +54,11 @@ def write_video_page(study: VideoStudy, folder: Path, seeds: int, path: Path) ->
             "pretrained minus", list(_BEATEN), list(COLUMNS), lambda one, task: _gain(found, one, task)
         ),
         "## Anticipation",
-        "In which of sixteen cells a bouncing sprite will be one second after the clip: the share of clips "
-        "answered rightly, and the mean over cells of recall, as the field reports it [95 % interval]. The "
-        "last three rows know the true place and velocity; the last one also the walls.",
+        f"In which of {study.bouncing.bins**2} cells a bouncing sprite will be {study.bouncing.ahead:g} s "
+        f"after {study.seen_frames} frames of it: the share of clips answered rightly, and the mean over "
+        f"cells of recall, as the field reports it [95 % interval]. {study.bouncing_clips:,} clips, a "
+        "quarter of them tested; probes are told where each token lies. The last three rows know the true "
+        "place and velocity; the last one also the walls.",
         markdown_table(
             "knows",
             list(AHEAD),

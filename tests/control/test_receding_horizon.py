@@ -219,10 +219,10 @@ def test_candidates_that_cost_the_same_are_named_ties():
     assert control.last.tied.all()
 
 
-def test_nan_in_the_latents_is_reported_with_the_term():
+def test_nan_in_the_latents_is_reported_with_its_problem():
     control = controller()
     control.reset(GOALS, seeded(0))
-    with pytest.raises(InputError, match="'goal' is NaN"):
+    with pytest.raises(InputError, match="problem 0 starts from holds NaN"):
         control.act(torch.full((3, 2), torch.nan))
 
 

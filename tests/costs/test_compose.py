@@ -122,3 +122,10 @@ def test_a_term_that_counts_nothing_or_is_none_is_refused():
         WeightedSum({"nothing": (1.0, Silent())}).bind(Bending(), latent, goal)(actions)
     with pytest.raises(InputError, match="at least one term"):
         WeightedSum({})
+
+
+def test_a_start_that_is_no_number_is_refused_before_anything_is_imagined():
+    latent, goal, _ = problem(5, 3, 4, 2)
+    latent[2, 0] = torch.nan
+    with pytest.raises(InputError, match="problem 2 starts from holds NaN"):
+        WeightedSum(STEPWISE).bind(Bending(), latent, goal)

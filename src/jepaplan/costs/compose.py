@@ -112,6 +112,12 @@ class WeightedSum:
         self, world_model: WorldModel, latent: Float[Tensor, "B *latent"], goal: Float[Tensor, "B *goal"]
     ) -> BoundSum:
         """The cost of action sequences that start at `latent` and want `goal`."""
+        unknown = latent.flatten(1).isnan().any(dim=1)
+        if bool(unknown.any()):
+            raise InputError(
+                f"the latent that problem {int(unknown.nonzero()[0])} starts from holds NaN; look at what "
+                "was observed, and at whether the encoder's training diverged"
+            )
         return BoundSum(self.terms, world_model, latent.to(self.dtype or latent.dtype), goal, self.chunk_rows)
 
     def __mul__(self, weight: float | int) -> "WeightedSum":

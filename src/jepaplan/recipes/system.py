@@ -160,10 +160,19 @@ def samples_of(planner: PlannerConfig) -> int | None:
 
 
 def in_bfloat16(world_model: WorldModel) -> WorldModel:
-    """A copy whose predictor computes in bfloat16; encoding and units stay as they are."""
+    """A copy whose predictor computes in bfloat16; encoding and units stay as they are.
+
+    Refuses weights that are no numbers: in bfloat16 they would not be noticed later.
+    """
     twin = copy.deepcopy(world_model)
     assert isinstance(twin, LatentWorldModel)
     twin.predictor.to(torch.bfloat16)
+    for name, weight in twin.predictor.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise InputError(
+                f"the predictor's {name} holds numbers that are infinite or none in bfloat16; plan with "
+                "--precision fp32, and if that fails too, train again with a lower learning rate"
+            )
     return twin
 
 

@@ -251,7 +251,12 @@ def test_what_was_published_is_not_done_again_anywhere(one_seed, tmp_path):
     folder, _ = one_seed
     pieces = video_pieces(STUDY, 1)
     publish(pieces, folder, tmp_path / "page.outcomes.jsonl")
-    elsewhere = tmp_path / "elsewhere"
+    publish(
+        [piece for piece in video_pieces(STUDY, 2) if piece.seed == 1],
+        folder,
+        tmp_path / "page.outcomes.jsonl",
+    )
+    elsewhere = tmp_path / "elsewhere"  # the file still says what was found of seed 0
     assert adopt(pieces, elsewhere, tmp_path / "page.outcomes.jsonl") == len(pieces)
     assert carried_out(STUDY, elsewhere) == []
     pages = [tmp_path / "here.md", tmp_path / "there.md"]

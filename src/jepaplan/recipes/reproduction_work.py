@@ -151,34 +151,46 @@ def read_outcome(file: Path | None, digest: str) -> dict[str, Any] | None:
 
 
 def publish(pieces: Sequence[Piece], folder: Path, file: Path) -> None:
-    """All that was found, one outcome a line: for `adopt`, and for whoever counts again."""
-    found = (read_outcome(piece.outcome(folder), piece.digest) for piece in pieces)
-    atomic_write(file, "".join(f"{json.dumps(one)}\n" for one in found if one is not None).encode())
+    """All that was found, one outcome a line: for `adopt`, and for whoever counts again.
+
+    What the file says of seeds that are not asked for stays in it.
+    """
+    asked = {piece.key[:2] for piece in pieces}
+    found = [read_outcome(piece.outcome(folder), piece.digest) for piece in pieces]
+    others = [one for one in _published(file) if (one["training"], one["seed"]) not in asked]
+    lines = [f"{json.dumps(one)}\n" for one in [*found, *others] if one is not None]
+    atomic_write(file, "".join(lines).encode())
 
 
 def adopt(pieces: Sequence[Piece], folder: Path, file: Path) -> int:
     """Take over what was published of these pieces and is not in the folder; how much that was."""
-    if not file.exists():
-        return 0
     places = {
         (piece.key[0], piece.key[1], piece.digest): place
         for piece in pieces
         if (place := piece.outcome(folder)) is not None
     }
     taken = 0
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for found in _published(file):
+        place = places.get((found["training"], found["seed"], found["digest"]))
+        if place is not None and read_outcome(place, found["digest"]) is None:
+            write_json(place, found)
+            taken += 1
+    return taken
+
+
+def _published(file: Path) -> list[dict[str, Any]]:
+    """The file's outcomes; none where there is no file."""
+    outcomes: list[dict[str, Any]] = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.exists() else (), 1):
         try:
             found = json.loads(line)
-            digest = str(found["digest"])
-            place = places.get((found["training"], int(found["seed"]), digest))
+            kinds = {"training": str, "seed": int, "digest": str}
+            outcomes.append(found | {name: kind(found[name]) for name, kind in kinds.items()})
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{file}, line {number}, is no outcome ({error!r}); restore it, or delete it to begin anew"
             ) from error
-        if place is not None and read_outcome(place, digest) is None:
-            write_json(place, found)
-            taken += 1
-    return taken
+    return outcomes
 
 
 class Shop:

@@ -32,7 +32,7 @@ def left_open(reproduction, folder, seeds):
 
 def work(reproduction, folder, options):
     """Do what is missing, as the command does."""
-    return work_on(Grid(reproduction).pieces(options.seeds), folder, options)
+    return work_on(Grid(reproduction).pieces(seeds=1), folder, options)
 
 
 def tiny_evaluation(experiment, method="MPPI", variant="distance", **changes):

@@ -180,6 +180,8 @@ def test_the_activation_in_bfloat16_is_relu_to_the_bit():
     found = _relu(numbers.clone())
     assert torch.equal(found, F.relu(numbers))
     assert not found.signbit().any()
+    with torch.autocast("cpu", torch.bfloat16):  # a training's held-out loss must not hide what went wrong
+        assert _relu(-every[every.isnan()]).isnan().all()
     graded = torch.randn(5, dtype=torch.bfloat16, requires_grad=True)
     assert torch.equal(_relu(graded), F.relu(graded))
 

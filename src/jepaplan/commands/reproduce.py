@@ -172,7 +172,6 @@ def _work_here(wanted: Project, options: Options) -> bool:
             wanted.pieces(options.seeds),
             options.place,
             WorkOptions(
-                seeds=options.seeds,
                 device=device,
                 deadline=None if limit is None else began + limit,
                 command=options.makes,

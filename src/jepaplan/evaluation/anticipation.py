@@ -55,34 +55,25 @@ class TokensAhead(nn.Module):
     """Encoder tokens of a clip, followed by the predictor's of one tubelet after it, each with its place.
 
     Without a predictor, the clip's tokens only. Rotary positions are relative, so that a token hardly knows
-    where in the picture it lies, and a probe that averages tokens could not say where anything is: `placed`
-    adds that. Give it to `encode_clips`.
+    where in the picture it lies, and a probe that averages tokens could not say where anything is:
+    `place_codes` tell it. Give it to `encode_clips`.
     """
 
     def __init__(
-        self,
-        encoder: VideoTransformer,
-        predictor: MaskedPredictor | None,
-        config: AheadConfig | None = None,
-        placed: bool = False,
+        self, encoder: VideoTransformer, predictor: MaskedPredictor | None, config: AheadConfig
     ) -> None:
         super().__init__()
-        self.encoder, self.predictor = encoder, predictor
-        self.config, self.placed = config or AheadConfig(), placed
+        self.encoder, self.predictor, self.config = encoder, predictor, config
 
     def forward(self, clips: Float[Tensor, "B T C height width"]) -> Float[Tensor, "B K W"]:
-        """The K tokens are the N of the clip, then the M of the moment ahead; W is D, or D + `CODE`."""
+        """The K tokens are the N of the clip, then the M of the moment ahead; W is D + `CODE`."""
         tokens, grid = self.encoder(clips), self.encoder.grid(clips)
         ids = torch.arange(tokens.shape[1], device=tokens.device)
         if self.predictor is not None:
             asked = future_ids(grid, self.encoder.config.tubelet, self.config).to(tokens.device)
-            seen = ids.expand(len(clips), -1)
-            imagined = self.predictor(
-                tokens, seen, asked.expand(len(clips), -1), grid, self.config.mask_index
-            )
+            some = (ids.expand(len(clips), -1), asked.expand(len(clips), -1))
+            imagined = self.predictor(tokens, *some, grid, self.config.mask_index)
             tokens, ids = torch.cat([tokens, imagined], dim=1), torch.cat([ids, asked])
-        if not self.placed:
-            return tokens
         codes = place_codes(ids, grid).to(tokens.dtype)
         return torch.cat([tokens, codes.expand(len(clips), -1, -1)], dim=2)
 

@@ -26,9 +26,11 @@ Activation = Literal["relu", "gelu", "mish"]
 
 
 def _relu(hidden: Tensor) -> Tensor:
-    if hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu" and not hidden.requires_grad:
+    bits = hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu" and not hidden.requires_grad
+    if bits and not torch.is_autocast_enabled("cpu"):
         # Negative numbers are negative integers too, and torch clamps those six times faster. A NaN may
-        # become zero: who imagines in bfloat16 looks for it before (`in_bfloat16`, `WeightedSum.bind`).
+        # become zero: who plans in bfloat16 looks for it before (`in_bfloat16`, `WeightedSum.bind`). Under
+        # autocast a training is judged, where a NaN has to be seen.
         hidden.view(torch.int16).clamp_min_(0)
         return hidden
     return F.relu(hidden, inplace=not hidden.requires_grad)

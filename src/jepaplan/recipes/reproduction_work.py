@@ -65,7 +65,6 @@ class Silent:
 class WorkOptions:
     """How much, on what, how long, and who is told."""
 
-    seeds: int = 1  # of each training, from its own on
     device: str = "cpu"
     deadline: float | None = None  # of time.monotonic(); None: until all is done
     command: str = ""  # that makes these numbers, for the page

@@ -180,7 +180,7 @@ class ProbedSource:
         rate = run.experiment.clips.fps or float(self.study.bouncing.fps)
         # The question counts from the last frame, the clip ends one frame later.
         ahead = AheadConfig(seconds=self.study.bouncing.ahead - 1 / rate, rate=rate)
-        return TokensAhead(encoder, predictor, ahead, placed=True).eval()
+        return TokensAhead(encoder, predictor, ahead).eval()
 
 
 def generated_videos(

@@ -13,20 +13,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from jepaplan.data.sprite_videos import (
-    write_sprite_videos,
-)
+from jepaplan.data.sprite_videos import write_sprite_videos
 from jepaplan.recipes.reproduction_work import Shop, read_outcome
 from jepaplan.recipes.run import is_finished
 from jepaplan.recipes.serialise import fingerprint
 from jepaplan.recipes.video import VideoExperiment
 from jepaplan.recipes.video_findings import ProbedSource, generated_videos
 from jepaplan.recipes.video_run import train_video
-from jepaplan.recipes.video_study import (
-    ANTICIPATION,
-    LEARNED_AHEAD,
-    VideoStudy,
-)
+from jepaplan.recipes.video_study import ANTICIPATION, LEARNED_AHEAD, VideoStudy
 from jepaplan.training import provenance
 from jepaplan.training.runs import RunDirectory, write_json
 from jepaplan.types import SeedTree

@@ -22,7 +22,6 @@ held before planning.
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -32,15 +31,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from jepaplan.costs.streaming import default_chunk_rows
 from jepaplan.models.affine import affine, available
 from jepaplan.models.predictors import MLPPredictor
 from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.proposals import NormBound, std_from_variance
-from measuring import Work, paired, ratios, rotating, save, spread, timed
+from measuring import Work, origin, paired, ratios, rotating, save, spread, timed
 from peers import Missing, pytorch_mppi, swm_with_a_plain_loop, swm_with_its_pldm, torchrl_mppi
 from setting import ACTION_DIM, MAX_ACTION, Setting, Size
-
-CHUNK_ROWS = 512
 
 SIZES = {
     "paper": Size(problems=1, samples=2000, horizon=96, latent=512, hidden=512, layers=4),
@@ -48,6 +46,8 @@ SIZES = {
     "small": Size(problems=64, samples=64, horizon=8, latent=64, hidden=256, layers=3),
 }
 OURS = "jepaplan MPPI"
+BFLOAT16 = f"{OURS}, bfloat16"
+PLAIN = ", plain torch"
 
 
 def ours(setting: Setting) -> Work:
@@ -124,7 +124,8 @@ def bare_products(setting: Setting, rows: int, onednn: bool = False) -> Work:
 def chunk_rows(size: Size) -> int:
     """The largest divisor of all rows that fits a chunk, so that both bare loops do the same work."""
     total = size.problems * size.samples
-    return next(rows for rows in range(min(CHUNK_ROWS, total), 0, -1) if total % rows == 0)
+    most = min(default_chunk_rows(torch.device("cpu")), total)
+    return next(rows for rows in range(most, 0, -1) if total % rows == 0)
 
 
 PEERS = {
@@ -134,15 +135,13 @@ PEERS = {
     "stable-worldmodel MPPISolver, its PLDM class": swm_with_its_pldm,
 }
 PEERS |= {
-    "pytorch-mppi, plain torch": lambda setting: pytorch_mppi(plain(setting)),
-    "stable-worldmodel MPPISolver, plain loop, plain torch": lambda setting: swm_with_a_plain_loop(
-        plain(setting)
-    ),
+    f"pytorch-mppi{PLAIN}": lambda setting: pytorch_mppi(plain(setting)),
+    f"stable-worldmodel MPPISolver, plain loop{PLAIN}": lambda setting: swm_with_a_plain_loop(plain(setting)),
 }
 CONTESTANTS = {
     OURS: ours,
-    "jepaplan MPPI, plain torch": lambda setting: ours(plain(setting)),
-    "jepaplan MPPI, bfloat16": ours_in_bfloat16,
+    f"{OURS}{PLAIN}": lambda setting: ours(plain(setting)),
+    BFLOAT16: ours_in_bfloat16,
     **PEERS,
 }
 
@@ -233,24 +232,37 @@ def table(
             lines.append(f"| {name} | {spread(seconds[name], 3)} | {share} | {behind} | {megabytes} |")
         elif name in missing:
             lines.append(f"| {name} | {missing[name]} | | | |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *verdicts(seconds)])
+
+
+def verdicts(seconds: dict[str, list[float]]) -> list[str]:
+    """The best of the peers against us, handed our predictor or bringing its own; then bfloat16."""
+    handed = [name for name in PEERS if name in seconds and not name.endswith(PLAIN)]
+    bringing = [name for name in PEERS if name in seconds and name.endswith(PLAIN)]
+    pairs = [
+        ("The best peer, handed our predictor, over ours", handed, OURS),
+        ("The best peer with plain torch over ours", bringing, OURS),
+        ("The best peer with plain torch over ours in bfloat16", bringing, BFLOAT16),
+        ("Ours in float32 over ours in bfloat16", [OURS], BFLOAT16),
+        ("Ours with plain torch in float32 over ours in bfloat16", [f"{OURS}{PLAIN}"], BFLOAT16),
+    ]
+    lines = []
+    for words, slower, faster in pairs:
+        if slower and slower[0] in seconds and faster in seconds:
+            best = [min(times) for times in zip(*(seconds[name] for name in slower), strict=True)]
+            lines.append(f"- {words}: {spread(ratios(best, seconds[faster]))}")
+    return lines
 
 
 def heading(threads: int, rounds: int) -> str:
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
-    return (
-        f"# One MPPI replan, {datetime.now(UTC):%Y-%m-%d}\n\n{model}, {threads} thread(s), "
-        f"torch {torch.__version__}, "
-        f"Python {platform.python_version()}; {rounds} paired rounds, median [least-greatest]; made by "
-        "`benchmarks/planning.py`, whose docstring says how to read it."
-    )
+    lines = [
+        f"# One MPPI replan, {datetime.now(UTC):%Y-%m-%d}",
+        "",
+        *origin(),
+        f"- {threads} thread(s), {rounds} paired rounds, median [least-greatest]; the docstring of "
+        "`benchmarks/planning.py` says how to read it",
+    ]
+    return "\n".join(lines)
 
 
 def arguments() -> argparse.Namespace:

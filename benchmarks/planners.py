@@ -80,10 +80,11 @@ class Scale:
         )
 
 
+# the predictors of `planning.py`: the paper's, and the compact one
 SCALES = {
     "one": Scale(problems=1, evaluations=2048, latent=512, hidden=512, layers=4),
-    "batch": Scale(problems=64, evaluations=2048, latent=64, hidden=256, layers=2),
-    "million": Scale(problems=512, evaluations=2048, latent=64, hidden=128, layers=2, peers=False),
+    "batch": Scale(problems=64, evaluations=2048, latent=64, hidden=256, layers=3),
+    "million": Scale(problems=512, evaluations=2048, latent=64, hidden=256, layers=3, peers=False),
 }
 
 
@@ -271,7 +272,7 @@ def main() -> None:
         "# What a replan costs beyond the model",
         "",
         *origin(),
-        f"- {options.rounds} paired rounds, fp32; median [least-greatest]; `benchmarks/planners.py` says how "
+        f"- {options.rounds} paired rounds, float32; median [least-greatest]; `benchmarks/planners.py` says how "
         "to read it",
     ]
     print("\n".join(lines), flush=True)

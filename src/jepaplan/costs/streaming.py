@@ -66,28 +66,55 @@ class BoundSum:
         self._check(actions)
         additive = {name: _taken_by_steps(name, weight, term) for name, (weight, term) in self.terms.items()}
         keep_freed_memory()
-        dtype = torch.promote_types(actions.dtype, torch.float32)
-        reached = latents.new_empty(latents.shape, dtype=self.latent.dtype)
-        paid, to_go = (actions.new_zeros(actions.shape[:2], dtype=dtype) for _ in range(2))
-        for problems, nodes in self._chunks(actions, self._rows(actions)):
-            before, action = latents[problems, nodes].to(self.latent.dtype), actions[problems, nodes]
-            after = self.world_model.step(before.flatten(0, 1), action.flatten(0, 1).to(before.dtype))
-            after = after.unflatten(0, action.shape[:2])
-            reached[problems, nodes] = after
-            step = ImaginedStep(
-                index=depth if isinstance(depth, int) else depth[problems, nodes],
-                horizon=horizon,
-                before=_at_least_float32(before),
-                action=action,
-                latent=_at_least_float32(after),
-                goal=_at_least_float32(self.goal[problems, None]),
+        # A chunk is a run of rows. They are split and joined as wholes: the gradient of writing each into its
+        # slice of one large tensor would copy that tensor once per chunk.
+        chunks = list(self._chunks(actions, self._rows(actions)))
+        sizes = [actions[chunk].shape[:2].numel() for chunk in chunks]
+        answers = [
+            self._one_step(additive, self.goal[chunk[0], None], *rows, horizon)
+            for chunk, *rows in zip(
+                chunks,
+                latents.flatten(0, 1).split(sizes),
+                actions.flatten(0, 1).split(sizes),
+                [depth] * len(sizes) if isinstance(depth, int) else depth.flatten().split(sizes),
+                strict=True,
             )
-            for name, (weight, term) in additive.items():
-                for total, share in ((paid, term.step_cost(step)), (to_go, term.to_go(step))):
-                    if share is not None:
-                        _refuse_nan(name, share)
-                        total[problems, nodes] += weight * share
+        ]
+        reached, paid, to_go = (
+            (torch.cat(parts) if len(parts) > 1 else parts[0]).unflatten(0, actions.shape[:2])
+            for parts in zip(*answers, strict=True)
+        )
         return Expansion(reached, paid, to_go)
+
+    def _one_step(
+        self,
+        terms: Mapping[str, tuple[float, AdditiveTerm]],
+        goal: Float[Tensor, "b 1 *goal"],
+        before: Float[Tensor, "rows *latent"],
+        action: Float[Tensor, "rows A"],
+        depth: Int[Tensor, " rows"] | int,
+        horizon: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the rows of a chunk go, what it costs, and what is to go."""
+        before = before.to(self.latent.dtype)
+        after = self.world_model.step(before, action.to(before.dtype))
+        grid = (len(goal), len(action) // len(goal))
+        step = ImaginedStep(
+            index=depth if isinstance(depth, int) else depth.unflatten(0, grid),
+            horizon=horizon,
+            before=_at_least_float32(before).unflatten(0, grid),
+            action=action.unflatten(0, grid),
+            latent=_at_least_float32(after).unflatten(0, grid),
+            goal=_at_least_float32(goal),
+        )
+        dtype = torch.promote_types(action.dtype, torch.float32)
+        paid, to_go = (action.new_zeros(grid, dtype=dtype) for _ in range(2))
+        for name, (weight, term) in terms.items():
+            for total, share in ((paid, term.step_cost(step)), (to_go, term.to_go(step))):
+                if share is not None:
+                    _refuse_nan(name, share)
+                    total += weight * share
+        return after, paid.flatten(), to_go.flatten()
 
     def _totals(self, actions: Float[Tensor, "b s H A"], problems: slice) -> dict[str, Tensor]:
         whole = {name: term for name, (_, term) in self.terms.items() if isinstance(term, PathTerm)}

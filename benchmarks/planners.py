@@ -272,8 +272,8 @@ def main() -> None:
         "# What a replan costs beyond the model",
         "",
         *origin(),
-        f"- {options.rounds} paired rounds, float32; median [least-greatest]; `benchmarks/planners.py` says how "
-        "to read it",
+        f"- {options.rounds} paired rounds, float32; median [least-greatest]; `benchmarks/planners.py` says "
+        "how to read it",
     ]
     print("\n".join(lines), flush=True)
     for name in options.scales:

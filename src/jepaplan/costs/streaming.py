@@ -70,19 +70,20 @@ class BoundSum:
         # slice of one large tensor would copy that tensor once per chunk.
         chunks = list(self._chunks(actions, self._rows(actions)))
         sizes = [actions[chunk].shape[:2].numel() for chunk in chunks]
+        parts = zip(
+            chunks,
+            latents.flatten(0, 1).split(sizes),
+            actions.flatten(0, 1).split(sizes),
+            [depth] * len(sizes) if isinstance(depth, int) else depth.flatten().split(sizes),
+            strict=True,
+        )
         answers = [
-            self._one_step(additive, self.goal[chunk[0], None], *rows, horizon)
-            for chunk, *rows in zip(
-                chunks,
-                latents.flatten(0, 1).split(sizes),
-                actions.flatten(0, 1).split(sizes),
-                [depth] * len(sizes) if isinstance(depth, int) else depth.flatten().split(sizes),
-                strict=True,
-            )
+            self._one_step(additive, self.goal[problems, None], before, action, number, horizon)
+            for (problems, _), before, action, number in parts
         ]
         reached, paid, to_go = (
-            (torch.cat(parts) if len(parts) > 1 else parts[0]).unflatten(0, actions.shape[:2])
-            for parts in zip(*answers, strict=True)
+            (torch.cat(rows) if len(rows) > 1 else rows[0]).unflatten(0, actions.shape[:2])
+            for rows in zip(*answers, strict=True)
         )
         return Expansion(reached, paid, to_go)
 

@@ -72,9 +72,9 @@ class BoundSum:
         sizes = [actions[chunk].shape[:2].numel() for chunk in chunks]
         parts = zip(
             chunks,
-            latents.flatten(0, 1).split(sizes),
-            actions.flatten(0, 1).split(sizes),
-            [depth] * len(sizes) if isinstance(depth, int) else depth.flatten().split(sizes),
+            torch.split(latents.flatten(0, 1), sizes),
+            torch.split(actions.flatten(0, 1), sizes),
+            [depth] * len(sizes) if isinstance(depth, int) else torch.split(depth.flatten(), sizes),
             strict=True,
         )
         answers = [

@@ -82,8 +82,7 @@ class BoundSum:
             for (problems, _), before, action, number in parts
         ]
         reached, paid, to_go = (
-            (torch.cat(rows) if len(rows) > 1 else rows[0]).unflatten(0, actions.shape[:2])
-            for rows in zip(*answers, strict=True)
+            torch.cat(rows).unflatten(0, actions.shape[:2]) for rows in zip(*answers, strict=True)
         )
         return Expansion(reached, paid, to_go)
 

@@ -13,16 +13,22 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 import tiny_reproductions
 from jepaplan.envs import wall
+from jepaplan.evaluation.probes import distance_map
+from jepaplan.evaluation.references import GeodesicDistance
+from jepaplan.evaluation.tasks import load_instances
 from jepaplan.recipes import reproduction_pieces, reproduction_work
+from jepaplan.recipes.projects import Grid
 from jepaplan.recipes.reproduction import (
     Claim,
     Reproduction,
     Training,
     read_outcomes,
 )
+from jepaplan.recipes.reproduction_maps import STRIDE, MapPiece
 from jepaplan.recipes.reproduction_pieces import pieces
 from jepaplan.recipes.reproduction_work import Left, Silent, WorkOptions, adopt, publish
 from jepaplan.types import InputError
@@ -38,6 +44,7 @@ from tiny_reproductions import (
 )
 
 DEMO = tiny_reproduction("wall_big_demo")
+SHORT_WORLD = wall.WallWorld(SHORT)
 SCRIPT = Path(tiny_reproductions.__file__)
 
 
@@ -357,3 +364,32 @@ def test_published_outcomes_of_other_settings_count_for_nothing(finished, tmp_pa
     published.write_text("{\n")
     with pytest.raises(InputError, match="line 1, is no outcome"):
         adopt(pieces(DEMO, 1), tmp_path / "broken", published)
+
+
+def test_maps_are_of_the_first_seed_and_travel_with_the_page(finished, tmp_path, calls):
+    drawn = replace(DEMO, maps=2)
+    folder, published = tmp_path / "made", tmp_path / "page.outcomes.jsonl"
+    shutil.copytree(finished, folder)
+    assert len(left_open(drawn, folder, 2)) == 1 + len(pieces(DEMO, 1))  # the maps, and all of seed 1
+    assert work(drawn, folder, WorkOptions()) == Left(pieces=0)
+    (piece,) = (piece for piece in pieces(drawn, 1) if isinstance(piece, MapPiece))
+    found = piece.read(folder)
+    assert found is not None
+    goals = load_instances("WallBig-demo").goals
+    for rows, goal in zip(found["maps"], goals, strict=False):
+        truth = distance_map(SHORT_WORLD, GeodesicDistance(SHORT_WORLD), goal, STRIDE)
+        assert [[value is not None for value in row] for row in rows] == truth.isfinite().tolist()
+    assert len(found["maps"]) == 2
+    publish(pieces(drawn, 1), folder, published)
+    elsewhere = tmp_path / "elsewhere"
+    assert adopt(pieces(drawn, 1), elsewhere, published) == 3
+    assert left_open(drawn, elsewhere, 1) == []
+    assert not calls
+    Grid(drawn).write(elsewhere, 1, tmp_path / "page.md")
+    assert "![Maps of the learned distances, WallBig](page_maps_WallBig.png)" in (
+        (tmp_path / "page.md").read_text()
+    )
+    with Image.open(tmp_path / "page_maps_WallBig.png") as picture:
+        assert picture.width > picture.height / 2 * 1.5  # two maps down, the truth and the method across
+    Grid(DEMO).write(finished, 1, tmp_path / "without.md")
+    assert "far" not in (tmp_path / "without.md").read_text()

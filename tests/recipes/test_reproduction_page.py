@@ -13,7 +13,7 @@ from jepaplan.recipes.reproduction import Claim, Evaluation, Reproduction, Train
 from jepaplan.recipes.reproduction_chart import draw_success
 from jepaplan.recipes.reproduction_page import cells, claim_outcomes, write_reproduction_page
 from jepaplan.recipes.wall import wall_big_demo
-from jepaplan.types import SeedTree
+from jepaplan.types import InputError, SeedTree
 
 EXPERIMENT = wall_big_demo()
 
@@ -227,3 +227,27 @@ def test_the_source_is_in_the_chart(tmp_path):
     }
     draw_success(silent, without)
     assert len(with_source.read_text()) > len(without.read_text())
+
+
+def test_success_over_an_axis_is_a_curve_for_each_method(tmp_path):
+    cells_on_it = tuple(
+        replace(evaluation(method, "Pits", f"{count} recordings"), at=float(count))
+        for method in ("ours", "theirs")
+        for count in (10, 100)
+    )
+    grid = Reproduction(
+        name="curves",
+        title="Curves",
+        introduction="Outcomes by hand.",
+        trainings=(Training(name="Pits", experiment=EXPERIMENT, evaluations=cells_on_it),),
+        axis="recordings",
+    )
+    found(tmp_path, grid, "Pits", "ours, 10 recordings", [1, 0] * 5)
+    found(tmp_path, grid, "Pits", "ours, 100 recordings", [1] * 10)
+    assert draw_success(cells(grid, tmp_path, 1), tmp_path / "curve.svg", grid.axis)
+    text = (tmp_path / "curve.svg").read_text()
+    assert all(f">{word}<" in text for word in ("Pits", "recordings", "success"))
+    assert ">theirs<" not in text
+    lost = replace(cells_on_it[0], at=None)
+    with pytest.raises(InputError, match="curves has an axis, recordings: every evaluation needs a place"):
+        replace(grid, trainings=(replace(grid.trainings[0], evaluations=(lost, *cells_on_it[1:])),))

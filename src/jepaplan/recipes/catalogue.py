@@ -9,6 +9,7 @@ from jepaplan.recipes.experiment import Experiment
 from jepaplan.recipes.maze import MAZE_RECIPES
 from jepaplan.recipes.planner_study import planners
 from jepaplan.recipes.reproduction import Reproduction
+from jepaplan.recipes.scaling import data, search
 from jepaplan.recipes.table2 import sweeps, table2
 from jepaplan.recipes.tile_rooms import TILE_RECIPES
 from jepaplan.recipes.video import VIDEO_RECIPES, VideoExperiment
@@ -26,8 +27,10 @@ SWEEPS: dict[str, Callable[[], Experiment]] = {**WALL_SWEEPS}
 """Variations in one number, found by name but too many to list."""
 
 REPRODUCTIONS: dict[str, Callable[[Literal["cpu", "full"]], Reproduction | VideoStudy]] = {
+    "data": data,
     "demo": demo,
     "planners": planners,
+    "search": search,
     "sweeps": sweeps,
     "table2": table2,
     "vjepa2": vjepa2,

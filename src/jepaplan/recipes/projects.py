@@ -9,6 +9,7 @@ from jepaplan.evaluation.results import ResultRow
 from jepaplan.evaluation.tasks import load_instances
 from jepaplan.recipes.reproduction import Reproduction
 from jepaplan.recipes.reproduction_chart import draw_success
+from jepaplan.recipes.reproduction_maps import draw_maps
 from jepaplan.recipes.reproduction_page import cells, write_reproduction_page
 from jepaplan.recipes.reproduction_pieces import pieces
 from jepaplan.recipes.reproduction_work import Piece
@@ -52,10 +53,11 @@ class Grid:
         return pieces(self.reproduction, seeds)
 
     def write(self, folder: Path, seeds: int, page: Path) -> list[ResultRow]:
-        """The page, its rows (.json) and its chart (.svg)."""
+        """The page, its rows (.json), its chart (.svg) and, where they are asked for, its maps (.png)."""
         known, picture = cells(self.reproduction, folder, seeds), page.with_suffix(".svg")
-        drawn = draw_success(known, picture)
-        return write_reproduction_page(self.reproduction, known, page, picture if drawn else None)
+        drawn = draw_success(known, picture, self.reproduction.axis)
+        maps = draw_maps(self.reproduction, folder, page)
+        return write_reproduction_page(self.reproduction, known, page, picture if drawn else None, maps)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Evaluation:
     guided: bool = True  # by what was learned as value; without it by the plain distance of latents
     episodes: int | None = None  # the first of the instances; None: all
     paper: float | None = None  # success that the source reports
+    at: float | None = None  # where its variant stands on the axis, if the reproduction has one
 
     def __post_init__(self) -> None:
         _refuse_no_file_name("an evaluation", self.name)
@@ -73,6 +74,10 @@ class Training:
         """Its first `count` seeds, from the experiment's own."""
         return range(self.experiment.seed, self.experiment.seed + count)
 
+    def at(self, seed: int) -> Experiment:
+        """What is trained with that seed."""
+        return replace(self.experiment, seed=seed)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -92,6 +97,8 @@ class Reproduction:
     introduction: str
     trainings: tuple[Training, ...]
     claims: tuple[Claim, ...] = ()
+    axis: str = ""  # what `Evaluation.at` counts: then success is drawn over it, as a curve for each method
+    maps: int = 0  # instances of each task whose learned distances are drawn, of the first seed
 
     def __post_init__(self) -> None:
         _refuse_twice(f"trainings of {self.name}", [training.name for training in self.trainings])
@@ -104,6 +111,10 @@ class Reproduction:
                     f"cells of task {task} meet {' and '.join(files)}; on one task all need the same "
                     "instances, or no two could be compared. Name the tasks apart"
                 )
+        if self.axis and any(cell.at is None for cell in cells):
+            raise InputError(
+                f"{self.name} has an axis, {self.axis}: every evaluation needs a place `at` on it"
+            )
         unknown = {label for claim in self.claims for label in (claim.better, claim.worse)}
         unknown -= {cell.label for cell in cells}
         if unknown:

@@ -4,8 +4,11 @@ panel        a task
 line         a method
 dot, bar     success, and its 95 % interval; a colour for each variant
 diamond      what the source reports
+
+Where a reproduction has an axis, success is drawn over it instead, a curve for each method.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ COLOURS = (
     "#6b7280",
 )  # told apart by colour-blind eyes
 ACROSS = 4  # panels side by side
-_SETTINGS: dict[Any, Any] = {
+PICTURE_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "jepaplan",
     "font.size": 8,
@@ -33,11 +36,27 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 
-def draw_success(known: Known, path: Path) -> bool:
+def draw_success(known: Known, path: Path, axis: str = "") -> bool:
     """Write the picture `path` (.svg or .png); False, and no picture, where nothing was measured."""
     measured = [cell for cell in known.values() if cell.found]
     if not measured:
         return False
+    with matplotlib.rc_context(PICTURE_SETTINGS):
+        figure = _curves(measured, axis) if axis else _lines(measured)
+        _explain(figure)
+        save_picture(figure, path)
+    return True
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Without a date the same numbers give the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    figure.savefig(path, facecolor="white", metadata=metadata)
+
+
+def _lines(measured: Sequence[Cell]) -> Figure:
+    """A panel for each task, a line for each method."""
     tasks, methods, variants = (
         list(dict.fromkeys(getattr(cell.evaluation, name) for cell in measured))
         for name in ("task", "method", "variant")
@@ -45,22 +64,50 @@ def draw_success(known: Known, path: Path) -> bool:
     across = min(ACROSS, len(tasks))
     down = -(-len(tasks) // across)
     height = 0.4 + len(methods) * (0.16 + 0.06 * len(variants))
-    with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(max(4.6, 1.5 + 2.0 * across), 0.3 + height * down), layout="constrained")
-        axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        panels: list[Axes] = list(axes.flat)
-        for task, panel in zip(tasks, panels, strict=False):
-            _frame(panel, task, methods)
-            for cell in measured:
-                if cell.evaluation.task == task:
-                    _mark(panel, cell, methods, variants)
-        for empty in panels[len(tasks) :]:
-            empty.set_visible(False)
-        _explain(figure)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Without a date the same numbers give the same file.
-        figure.savefig(path, facecolor="white", metadata={"Date": None} if path.suffix == ".svg" else None)
-    return True
+    figure = Figure(figsize=(max(4.6, 1.5 + 2.0 * across), 0.3 + height * down), layout="constrained")
+    axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    panels: list[Axes] = list(axes.flat)
+    for task, panel in zip(tasks, panels, strict=False):
+        _frame(panel, task, methods)
+        for cell in measured:
+            if cell.evaluation.task == task:
+                _mark(panel, cell, methods, variants)
+    for empty in panels[len(tasks) :]:
+        empty.set_visible(False)
+    return figure
+
+
+def _curves(measured: Sequence[Cell], axis: str) -> Figure:
+    """A panel for each task, a curve for each method over the axis."""
+    tasks, methods = (
+        list(dict.fromkeys(getattr(cell.evaluation, name) for cell in measured))
+        for name in ("task", "method")
+    )
+    figure = Figure(figsize=(0.6 + 4.2 * len(tasks), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(tasks), sharey=True, squeeze=False)
+    for task, panel in zip(tasks, list[Axes](axes.flat), strict=True):
+        panel.set_title(task, fontsize=9, fontweight="bold")
+        panel.set(ylim=(-0.03, 1.03), xscale="log", xlabel=axis, ylabel="success")
+        panel.grid(color="#dddddd", linewidth=0.6)
+        for number, method in enumerate(methods):
+            _curve(
+                panel,
+                [c for c in measured if (c.evaluation.method, c.evaluation.task) == (method, task)],
+                number,
+            )
+    return figure
+
+
+def _curve(panel: Axes, found: Sequence[Cell], number: int) -> None:
+    placed = sorted((at, cell) for cell in found if (at := cell.evaluation.at) is not None)
+    if not placed:
+        return
+    at = [place for place, _ in placed]
+    rates = [cell.row.success for _, cell in placed]
+    colour, shape = COLOURS[number % len(COLOURS)], SHAPES[number % len(SHAPES)]
+    panel.vlines(at, [rate.low for rate in rates], [rate.high for rate in rates], colors=colour, alpha=0.4)
+    label = placed[0][1].evaluation.method
+    panel.plot(at, [rate.rate for rate in rates], shape + "-", color=colour, markersize=3.6, label=label)
 
 
 def _explain(figure: Figure) -> None:

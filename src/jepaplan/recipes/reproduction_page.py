@@ -37,6 +37,11 @@ from jepaplan.training.checkpoint import atomic_write
 from jepaplan.types import SeedTree
 
 NOT_YET = "not yet"
+MAPS_IN_WORDS = (
+    "Distance to the goal (star) from every place, of the first seed: rows are instances, the first column "
+    "is the true way, the others are what each method plans with. Bright is near; every map has a scale of "
+    "its own, in ten bands."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +95,16 @@ def cells(reproduction: Reproduction, folder: Path, seeds: int) -> dict[tuple[st
 
 
 def write_reproduction_page(
-    reproduction: Reproduction, known: Known, path: Path, picture: Path | None = None, appendix: str = ""
+    reproduction: Reproduction,
+    known: Known,
+    path: Path,
+    picture: Path | None = None,
+    maps: Sequence[tuple[str, Path]] = (),
 ) -> list[ResultRow]:
-    """The page `path` (.md) and its twin for machines (.json), whose rows are returned."""
+    """The page `path` (.md) and its twin for machines (.json), whose rows are returned.
+
+    Pictures lie beside the page: one of all successes, and maps of distances by task.
+    """
     rows = [cell.row for cell in known.values() if cell.found]
     known, provenance = _begun(known), _provenance(rows, known)
     words = f"Success by method and task of {reproduction.name}, with intervals"
@@ -111,7 +123,10 @@ def write_reproduction_page(
             "method", _methods(known), _tasks(known), lambda method, task: _cost(known, method, task)
         ),
     ]
-    atomic_write(path, ("\n\n".join(sections).rstrip() + "\n" + appendix).encode())
+    if maps:
+        sections += ["## What is taken for far", MAPS_IN_WORDS]
+        sections += [f"![Maps of the learned distances, {task}]({file.name})" for task, file in maps]
+    atomic_write(path, ("\n\n".join(sections).rstrip() + "\n").encode())
     write_rows(path.with_suffix(".json"), rows)
     return rows
 

@@ -1,11 +1,11 @@
-"""What a `Reproduction` consists of: trainings by seed, and evaluations of each.
+"""What a `Reproduction` consists of: trainings by seed, and evaluations and maps of each.
 
 Recordings are shared by all trainings of a seed that ask for the same: methods differ, data does not. A
 recording is finished before time is looked at, since it knows of no middle.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from jepaplan.data.collect import record_world
@@ -22,6 +22,7 @@ from jepaplan.recipes.reproduction import (
     read_outcomes,
     run_folder,
 )
+from jepaplan.recipes.reproduction_maps import MapPiece, map_pieces
 from jepaplan.recipes.reproduction_work import Shop
 from jepaplan.recipes.run import is_finished, train
 from jepaplan.training import provenance
@@ -36,6 +37,7 @@ class CellPiece:
     training: Training
     seed: int
     evaluation: Evaluation | None = None
+    maps: tuple[MapPiece, ...] = ()  # that a training is asked for beside its evaluations
 
     @property
     def name(self) -> str:
@@ -52,7 +54,7 @@ class CellPiece:
     @property
     def experiment(self) -> Experiment:
         """What is trained."""
-        return replace(self.training.experiment, seed=self.seed)
+        return self.training.at(self.seed)
 
     def lock(self, folder: Path) -> Path:
         """The file whose holder works on it."""
@@ -76,9 +78,10 @@ class CellPiece:
         """
         if self.evaluation is not None:
             return read_outcomes(folder, self.training, self.seed, self.evaluation) is not None
-        return self._is_trained(folder) or all(
-            read_outcomes(folder, self.training, self.seed, cell) is not None
-            for cell in self.training.evaluations
+        cells = self.training.evaluations
+        return self._is_trained(folder) or (
+            all(read_outcomes(folder, self.training, self.seed, cell) is not None for cell in cells)
+            and all(piece.done(folder) for piece in self.maps)
         )
 
     def ready(self, folder: Path) -> bool:
@@ -135,16 +138,18 @@ class CellPiece:
         )
 
 
-def pieces(reproduction: Reproduction, seeds: int) -> list[CellPiece]:
+def pieces(reproduction: Reproduction, seeds: int) -> list[CellPiece | MapPiece]:
     """All pieces, seed by seed, so that an interrupted reproduction has whole tables of the first seeds."""
-    found: list[CellPiece] = []
+    maps = {(piece.training.name, piece.seed): piece for piece in map_pieces(reproduction)}
+    found: list[CellPiece | MapPiece] = []
     for number in range(seeds):
         for training in reproduction.trainings:
             seed = training.seeds(seeds)[number]
-            found.append(CellPiece(training=training, seed=seed))
-            found += [
+            drawn = (maps[training.name, seed],) if (training.name, seed) in maps else ()
+            cells = (
                 CellPiece(training=training, seed=seed, evaluation=cell) for cell in training.evaluations
-            ]
+            )
+            found += [CellPiece(training=training, seed=seed, maps=drawn), *cells, *drawn]
     return found
 
 

@@ -103,6 +103,7 @@ def table2(scale: Scale) -> Reproduction:
         ),
         trainings=(*_grid(scale), _ours(scale)),
         claims=CLAIMS,
+        maps=3,
     )
 
 

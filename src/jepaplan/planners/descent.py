@@ -14,6 +14,7 @@ backward pass of about twice its work. Departs from the papers: actions are proj
 every step, and what comes out is each sequence's cheapest iterate, which need not be the last.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -81,16 +82,14 @@ class Adam:
     def step(self, values: Tensor, gradient: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
         """The next values and what to remember."""
         slow, slower = self.betas
-        seen = Moments(
-            mean=torch.lerp(gradient, moments.mean, slow),
-            square=torch.lerp(gradient.square(), moments.square, slower),
-            steps=moments.steps + 1,
-        )
-        # moments begin at zero; the division undoes what that zero still weighs
-        mean = seen.mean / (1 - slow**seen.steps)
-        spread = (seen.square / (1 - slower**seen.steps)).sqrt() + self.epsilon
-        decayed = values * (1 - self.learning_rate * self.weight_decay)
-        return decayed - self.learning_rate * mean / spread, seen
+        steps = moments.steps + 1
+        mean = torch.lerp(gradient, moments.mean, slow)
+        square = moments.square.mul(slower).addcmul_(gradient, gradient, value=1 - slower)
+        # moments begin at zero; the divisions undo what that zero still weighs
+        spread = square.sqrt().div_(math.sqrt(1 - slower**steps)).add_(self.epsilon)
+        decayed = values * (1 - self.learning_rate * self.weight_decay) if self.weight_decay else values
+        rate = self.learning_rate / (1 - slow**steps)
+        return decayed.addcdiv(mean, spread, value=-rate), Moments(mean=mean, square=square, steps=steps)
 
 
 Optimiser = SGD | Adam

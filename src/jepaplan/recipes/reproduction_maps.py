@@ -182,9 +182,9 @@ def _draw_map(
 
 
 def _wrapped(label: str) -> str:
-    """A title of two lines at most where it is long."""
-    head, comma, rest = label.partition(", ")
-    if comma:
-        return f"{head},\n{rest}"
-    head, space, rest = label.partition(" (")
-    return f"{head}\n({rest}" if space else label
+    """A title of two lines where there is a place to break it."""
+    for mark in (" (", ", "):
+        head, found, rest = label.partition(mark)
+        if found:
+            return f"{head}{mark.rstrip('( ')}\n{mark.strip(', ')}{rest}"
+    return label

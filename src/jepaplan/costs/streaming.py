@@ -158,7 +158,7 @@ class BoundSum:
             yield _at_least_float32(latent).unflatten(0, grid)
 
     def _rows(self, actions: Tensor) -> int:
-        return self.chunk_rows or default_chunk_rows(actions.device)
+        return self.chunk_rows or default_chunk_rows(actions.device, self.latent.dtype)
 
     def _path_rows(self, actions: Float[Tensor, "B S H A"]) -> int:
         rows = self._rows(actions)
@@ -188,13 +188,15 @@ class BoundSum:
             )
 
 
-def default_chunk_rows(device: torch.device) -> int:
+def default_chunk_rows(device: torch.device, dtype: torch.dtype = torch.float32) -> int:
     """On a CPU few enough rows for each thread's cache and enough to hide what a call costs; else many.
 
-    From 512 to 2048 rows a thread a replan gets 3 to 10 % faster (benchmarks/planning.py; bfloat16 in small
-    networks 18 %), and from there on no more.
+    From 512 rows a thread to 2048, or 4096 of half the bytes, a replan gets 3 to 10 % faster, in bfloat16 and
+    small networks 20 %, and from there on no more (docs/lab_notes.md).
     """
-    return min(4096, 2048 * torch.get_num_threads()) if device.type == "cpu" else 65536
+    if device.type != "cpu":
+        return 65536
+    return min(8192 * torch.get_num_threads(), 16384) // dtype.itemsize
 
 
 @functools.cache

@@ -30,11 +30,14 @@ def affine(
     rows: Float[Tensor, "*batch I"], weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None
 ) -> Float[Tensor, "*batch O"]:
     """W x + b for every row; by oneDNN where that is known to be faster and nobody asks for gradients."""
-    # a weight that is a slice would fall back to a reference loop, a hundred times slower
+    return product(rows, weight, bias) if takes_onednn(rows, weight) else F.linear(rows, weight, bias)
+
+
+def takes_onednn(rows: Tensor, weight: Float[Tensor, "O I"]) -> bool:
+    """Whether products of these are oneDNN's: nobody asks for gradients, and they are known to be faster."""
     usable = rows.device.type == "cpu" and rows.dtype == weight.dtype and rows.dtype in _DTYPES
-    if torch.is_grad_enabled() or not usable or not weight.is_contiguous() or not available():
-        return F.linear(rows, weight, bias)
-    return product(rows, weight, bias)
+    # a weight that is a slice would fall back to a reference loop, a hundred times slower
+    return usable and not torch.is_grad_enabled() and weight.is_contiguous() and available()
 
 
 def product(

@@ -206,6 +206,20 @@ def test_a_scene_contrast_beside_a_target_encoder_is_refused(recordings):
         workshop_of(demo, recordings["wall_small"]).build(stages[0])
 
 
+def test_a_scene_may_change_if_no_part_of_the_latent_is_held(recordings):
+    demo = find_recipe("wall_big_demo")
+    demo = replace(
+        demo,
+        encoder=replace(demo.encoder, image_size=SIDE),
+        predictor=replace(demo.predictor, held=0),
+    )
+    stage = workshop_of(demo, recordings["wall_small"]).build(demo.stages[0])
+    assert stage.objective.scene_width == demo.encoder.scene_width == 16
+    nowhere = replace(demo, encoder=replace(demo.encoder, scene_width=0))
+    with pytest.raises(InputError, match="no part of the latent is the scene; give a keypoint encoder"):
+        workshop_of(nowhere, recordings["wall_small"]).build(demo.stages[0])
+
+
 def test_latents_of_a_body_are_those_of_picture_and_body(recordings):
     workshop = workshop_of(tiny("maze_value_euclidean_cpu"), recordings["maze"])
     episodes = recordings["maze"]

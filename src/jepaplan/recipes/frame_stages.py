@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from jepaplan.data.windows import Windows, rows
+from jepaplan.models.keypoint_encoder import KeypointConfig
 from jepaplan.objectives.ema import MovingAverage, decay_after
 from jepaplan.objectives.scene import CompanionSegments, SceneObjective
 from jepaplan.objectives.segments import Segments
@@ -27,11 +28,15 @@ def prediction_stage(materials: Materials, config: PredictionStage) -> Stage:
     objective = _prediction(materials, config, average)
     if config.scene_contrast == 0:
         return _frame_stage(materials, config, objective, average=average)
-    held = materials.experiment.predictor.held
-    if held == 0:
+    encoder = materials.experiment.encoder
+    width = (
+        encoder.scene_width if isinstance(encoder, KeypointConfig) else materials.experiment.predictor.held
+    )
+    if width == 0:
         raise InputError(
-            f"scene_contrast is {config.scene_contrast} but no part of the latent is held as the scene; "
-            "write --predictor.held with the encoder's scene_width"
+            f"scene_contrast is {config.scene_contrast} but no part of the latent is the scene; give a "
+            "keypoint encoder a scene_width, or write --predictor.held with the leading numbers that no "
+            "action changes"
         )
     if average is not None:
         raise InputError(
@@ -40,7 +45,7 @@ def prediction_stage(materials: Materials, config: PredictionStage) -> Stage:
         )
     scene = SceneObjective(
         objective,
-        scene_width=held,
+        scene_width=width,
         weight=config.scene_contrast,
         temperature=config.scene_temperature,
         gather=gather,

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jepaplan.data.mirrors import Mirror
 from jepaplan.envs.worlds import WORLDS, nearest
 from jepaplan.models.encoders import CompactConfig, ImpalaConfig
 from jepaplan.models.keypoint_encoder import KeypointConfig
@@ -158,6 +159,7 @@ class Experiment:
     seed: int = 0
     held_out: float = 0.05  # share of the recordings that is never trained on, for held-out metrics
     recording: RecordingConfig = field(default_factory=RecordingConfig)
+    mirrors: tuple[Mirror, ...] = ()  # learn from mirror images of the recordings, too: `data.mirrors`
     encoder: EncoderConfig
     predictor: PredictorConfig
     distance: DistanceConfig

@@ -8,6 +8,7 @@ from typing import Any
 
 from jepaplan.data.collect import record_world
 from jepaplan.data.episodes import Episodes, open_episodes
+from jepaplan.data.mirrors import mirrored
 from jepaplan.recipes.experiment import Experiment
 from jepaplan.recipes.serialise import (
     any_experiment_from_json,
@@ -57,7 +58,7 @@ class LoadedRun:
 def train(experiment: Experiment, path: Path, options: TrainOptions | None = None) -> list[FitResult]:
     """Train all stages of `experiment` into `path`, or go on where an earlier call stopped."""
     options = options or TrainOptions()
-    episodes = _recording(experiment, path, options)
+    episodes = mirrored(_recording(experiment, path, options), experiment.mirrors)
     origin = Origin(
         recipe=experiment.recipe,
         configuration=experiment_to_json(experiment),

@@ -1,0 +1,73 @@
+"""Mirror images of recordings are recordings of the mirrored world."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+
+from jepaplan.data.collect import record_world
+from jepaplan.data.episodes import open_episodes
+from jepaplan.data.mirrors import mirrored
+from jepaplan.envs.worlds import find_world
+from jepaplan.recipes.experiment import RecordingConfig
+from jepaplan.types import InputError
+
+BOTH = ("left-right", "upside-down")
+
+
+@pytest.fixture(scope="module", params=["WallBig", "Maze"])
+def recording(request, tmp_path_factory):
+    if request.param == "Maze":
+        pytest.importorskip("mujoco")
+    path = tmp_path_factory.mktemp("mirrors") / "recording.h5"
+    config = RecordingConfig(world=request.param, trajectories=3, states=9)
+    record_world(path, request.param, config, 0, lambda done, total: None)
+    return open_episodes(path)
+
+
+def test_images_of_an_episode_follow_it_and_two_mirrors_are_one_turn(recording):
+    found = mirrored(recording, BOTH)
+    assert len(found) == 4 * len(recording)
+    assert found.lengths.tolist() == [8] * 12
+    for episode, (right, down) in product(range(3), product((False, True), repeat=2)):
+        number = 4 * episode + right + 2 * down
+        frames = found.observations[found.starts[number] :][:9]
+        original = recording.observations[recording.starts[episode] :][:9]
+        flips = [-1] * right + [-2] * down
+        assert torch.equal(frames, original.flip(flips) if flips else original)
+        signs = torch.tensor([-1.0 if right else 1.0, -1.0 if down else 1.0])
+        actions = found.actions[8 * number : 8 * number + 8]
+        assert torch.equal(actions, recording.actions[8 * episode : 8 * episode + 8] * signs)
+        if recording.proprioception is not None:
+            felt = found.proprioception[found.starts[number] :][:9]
+            assert torch.equal(felt, recording.proprioception[recording.starts[episode] :][:9] * signs)
+    assert found.states is None
+    assert mirrored(recording, ()) is recording
+    assert len(mirrored(recording, ("upside-down",))) == 6
+
+
+def test_the_mirrored_two_rooms_are_two_rooms(tmp_path):
+    """Known answer: the world itself draws and walks what the mirror shows."""
+    record_world(
+        tmp_path / "rooms.h5", "WallBig", RecordingConfig(trajectories=2, states=30), 3, lambda *_: None
+    )
+    episodes, world = open_episodes(tmp_path / "rooms.h5"), find_world("WallBig")
+    assert episodes.states is not None
+    found = mirrored(episodes, BOTH)
+    for number in range(8):
+        states = episodes.states[30 * (number // 4) :][:30].clone()
+        for mirror, columns in ((1, (0, 2)), (2, (1, 3))):
+            if number % 4 & mirror:
+                states[:, columns] = 63 - states[:, columns]
+        seen = found.observations[found.starts[number] :][:30]
+        drawn = world.observe(states).frames
+        assert (seen.int() - drawn.int()).abs().max() <= 1  # rounding
+        after = world.step(states[:-1], found.actions[29 * number : 29 * number + 29])
+        torch.testing.assert_close(after, states[1:], atol=1e-4, rtol=0)
+
+
+def test_actions_that_no_mirror_knows_are_refused(recording):
+    three = replace(recording, actions=torch.zeros(len(recording.actions), 3))
+    with pytest.raises(InputError, match="actions have 3 components, and mirror images are known of two"):
+        mirrored(three, BOTH)

@@ -278,6 +278,29 @@ def test_a_predictor_learns_to_beat_the_frozen_world():
     assert metrics["prediction_over_copy"] < 0.1
 
 
+def test_inverse_dynamics_learn_on_cached_latents_beside_the_predictor():
+    """Latents that show their actions are read without error; the predictor learns what it would alone."""
+    torch.manual_seed(0)
+    model, inverse = world_model(), InverseDynamics(16, 2)
+    actions = torch.randn(64, 4, 2)
+    drift = model.action_units.normalise(actions) @ torch.randn(2, 16)
+    start = torch.randn(64, 1, 16)
+    segments = LatentSegments(torch.cat([start, start + drift.cumsum(1)], dim=1), actions)
+    objective = LatentPredictionObjective(model, inverse)
+    loss, metrics = objective(segments)
+    torch.testing.assert_close(loss.detach(), metrics["prediction"] + metrics["inverse_dynamics"])
+    alone, _ = LatentPredictionObjective(model)(segments)
+    mine, theirs = (torch.autograd.grad(one, list(model.predictor.parameters())) for one in (loss, alone))
+    assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    optimiser = torch.optim.Adam(inverse.parameters(), lr=3e-3)
+    for _ in range(300):
+        optimiser.zero_grad()
+        loss, metrics = objective(segments)
+        loss.backward()
+        optimiser.step()
+    assert metrics["inverse_dynamics"] < 0.01
+
+
 def test_autocast_leaves_statistics_in_full_precision():
     model, batch = world_model(), window_batch()
     with torch.autocast("cpu", torch.bfloat16):

@@ -241,18 +241,21 @@ class JointObjective(nn.Module):
 
 
 class LatentPredictionObjective(nn.Module):
-    """The predictor alone, on latents of a finished encoder."""
+    """The predictor on latents of a finished encoder; with `inverse_dynamics`, these as well."""
 
-    def __init__(self, dynamics: LatentDynamics) -> None:
+    def __init__(self, dynamics: LatentDynamics, inverse_dynamics: nn.Module | None = None) -> None:
         super().__init__()
-        self.dynamics = dynamics
+        self.dynamics, self.inverse_dynamics = dynamics, inverse_dynamics
 
     def forward(self, batch: LatentSegments) -> tuple[Tensor, Terms]:
-        """The prediction loss, and its ratio to that of predicting no change."""
+        """The losses, of which neither moves what the other trains; and ratios as `_metrics` has them."""
         actions = self.dynamics.action_units.normalise(batch.actions)
         imagined = self.dynamics.unroll(batch.latents[:, 0], actions).float()
-        loss = prediction_loss(imagined, batch.latents, detach_targets=True)
-        return loss, _metrics({"prediction": loss}, batch.latents)
+        terms = {"prediction": prediction_loss(imagined, batch.latents, detach_targets=True)}
+        if self.inverse_dynamics is not None:
+            read = self.inverse_dynamics(batch.latents[:, :-1], batch.latents[:, 1:]).float()
+            terms["inverse_dynamics"] = (read - actions).square().mean()
+        return torch.stack(list(terms.values())).sum(), _metrics(terms, batch.latents)
 
 
 class LatentValueObjective(nn.Module):

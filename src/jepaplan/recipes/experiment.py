@@ -115,6 +115,7 @@ class PredictorStage:
     name: str = "predictor"
     fit: FitConfig
     steps: int = 15
+    inverse_dynamics: bool = False  # train those on as well: imagined values believe what they read
 
 
 @dataclass(frozen=True, kw_only=True)

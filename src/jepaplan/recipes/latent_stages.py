@@ -22,9 +22,12 @@ from jepaplan.training.stage import Stage
 
 
 def predictor_stage(materials: Materials, config: PredictorStage) -> Stage:
-    """The predictor alone."""
-    world_model = materials.system.world_model
-    objective = only(LatentPredictionObjective(world_model), [world_model.predictor])
+    """The predictor alone, or with the inverse dynamics."""
+    world_model, inverse = materials.system.world_model, materials.system.inverse_dynamics
+    if config.inverse_dynamics:
+        objective = only(LatentPredictionObjective(world_model, inverse), [world_model.predictor, inverse])
+    else:
+        objective = only(LatentPredictionObjective(world_model), [world_model.predictor])
     return _latent_stage(materials, config, objective, examined=True)
 
 

@@ -42,6 +42,17 @@ def test_keys_are_fetched_and_both_doors_opened():
         assert float((mode == one).float().mean()) > 0.1
 
 
+def test_where_there_is_a_key_most_recordings_show_what_it_does():
+    world = ROOMS["BreakingKeys"]
+    walks = tile_walks(world, 200, 63, torch.Generator().manual_seed(0))
+    mode = world.split(walks.states.flatten(0, 1))[1].view(200, 64)
+    before, after = mode[:, :-1], mode[:, 1:]
+    assert float((before != after).any(1).float().mean()) > 0.6
+    # taken, and either door opened: each often enough to be learned
+    for was, becomes in ((0, 1), (1, 2), (1, 3)):
+        assert int(((before == was) & (after == becomes)).sum()) > 30
+
+
 def test_one_way_doors_are_passed_and_never_backwards():
     world = ROOMS["OneWayDoor"]
     states = tile_walks(world, 150, 64, seeded(2)).states

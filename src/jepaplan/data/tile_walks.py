@@ -8,6 +8,8 @@ turns, but they arrive.
     free walks    start anywhere, in any mode that can occur; a step that would end in a pit for ever is drawn
                   anew nearly always, so that most of a recording is not a picture of a dot in a pit
     led walks     half of them start as tasks do; a walk that has arrived, or cannot any more, gets a new goal
+    eventful      in place of led walks where there is a key: of many such walks those in which most keys are
+                  taken and doors opened. Without choice that is one step in a hundred, too few to learn
 
 Departs from the wall sets: after a bump the heading is now and then drawn anew. Not always: bumps are what a
 world model learns walls from (docs/lab_notes.md).
@@ -25,6 +27,8 @@ from jepaplan.envs.tile_rooms import TileWorld
 from jepaplan.types import InputError
 
 LED = 0.4  # share of the walks that are led to goals
+EVENTFUL = 0.7  # the same where there is a key: of walks with events
+DRAWN = 6  # led walks of which one is kept for its events
 TASKS = 0.5  # share of the led walks that begin as tasks do
 CHOICES = 4  # moves of which a led walk takes the best: half of them turn a little, half go anywhere
 DARING = 0.2  # share of the steps into a pit that a free walk takes
@@ -34,8 +38,9 @@ GIVING_UP = 0.25  # share of the bumps after which a walk turns
 def tile_walks(world: TileWorld, count: int, steps: int, generator: torch.Generator) -> Walks:
     """`count` walks of `steps` actions in random layouts and random order, some of them led to goals."""
     _check(count, steps)
-    led = round(LED * count)
-    parts = [led_walks(world, led, steps, generator), free_tile_walks(world, count - led, steps, generator)]
+    led = round((EVENTFUL if world.flag_names else LED) * count)
+    walk = eventful_walks if world.flag_names else led_walks
+    parts = [walk(world, led, steps, generator), free_tile_walks(world, count - led, steps, generator)]
     both = Walks(torch.cat([part.states for part in parts]), torch.cat([part.actions for part in parts]))
     return both.select(torch.randperm(count, generator=generator))
 
@@ -81,6 +86,14 @@ def led_walks(world: TileWorld, count: int, steps: int, generator: torch.Generat
         states.append(state)
         actions.append(action)
     return Walks(torch.stack(states, dim=1), torch.stack(actions, dim=1))
+
+
+def eventful_walks(world: TileWorld, count: int, steps: int, generator: torch.Generator) -> Walks:
+    """Of many led walks those in which most keys are taken and doors opened."""
+    walks = led_walks(world, DRAWN * count, steps, generator)
+    mode = world.split(walks.states.flatten(0, 1))[1].view(walks.states.shape[:2])
+    events = (mode[:, 1:] != mode[:, :-1]).sum(dim=1)
+    return walks.select(events.argsort(descending=True, stable=True)[:count])
 
 
 def _moves(

@@ -5,6 +5,7 @@ world model can join them. In the scene of one recording:
 
     imagine_states    states that are spread over the scene (`objectives.imagined_states`)
     step_costs        from each, go straight in every direction; an end beside another state is a way to it
+    with_recorded_ways    and so is every recorded step, where that is asked for
     shortest_paths    the cheapest chains of such ways are the steps to go between all pairs
 
 This is value iteration on a sampled, deterministic decision process, run to its fixed point; searching over
@@ -65,6 +66,19 @@ def step_costs(
         cost = torch.where(missing < config.tolerance, steps + missing, UNREACHED)
         costs.view(-1).scatter_reduce_(0, origin * count + beside, cost, "amin")
     return costs
+
+
+def with_recorded_ways(
+    costs: Float[Tensor, "N N"], steps: Float[Tensor, " frames-1"]
+) -> Float[Tensor, "N N"]:
+    """The same costs where the first states are a recording: what was walked is a way, of so many steps.
+
+    So a door that opened is one that opens, even where the inverse dynamics cannot read such a step.
+    """
+    known = costs.clone()
+    before = torch.arange(min(len(steps), len(costs) - 1), device=costs.device)
+    known[before, before + 1] = torch.minimum(known[before, before + 1], steps[: len(before)].to(costs))
+    return known
 
 
 def shortest_paths(costs: Float[Tensor, "N N"]) -> Float[Tensor, "N N"]:

@@ -15,7 +15,7 @@ from jepaplan.objectives.total import LatentPredictionObjective, LatentValueObje
 from jepaplan.recipes.experiment import ImaginedValueStage, PredictorStage, ValueStage
 from jepaplan.recipes.frame_stages import held_out_windows, value_objective
 from jepaplan.recipes.materials import HELD_OUT_WINDOWS, Materials, only
-from jepaplan.recipes.scenes import imagine_scenes
+from jepaplan.recipes.scenes import RecordedScene, imagine_scenes
 from jepaplan.training.distributed import gather, map_tensors
 from jepaplan.training.health import Health
 from jepaplan.training.stage import Stage
@@ -109,13 +109,20 @@ def imagined_scenes(materials: Materials, config: ImaginedValueStage) -> Imagine
     latents, count = materials.latents(), min(config.scenes, materials.trained_episodes)
     order = torch.randperm(materials.trained_episodes, generator=seeds.torch(config.name, "scenes"))
 
-    def recorded(episode: int) -> Tensor:
-        start = int(episodes.starts[episode])
-        return materials.place(latents[start : start + int(episodes.lengths[episode]) + 1])
+    def recorded(episode: int) -> RecordedScene:
+        frames = slice(first := int(episodes.starts[episode]), first + int(episodes.lengths[episode]) + 1)
+        # every episode before has one action fewer than frames
+        actions = slice(frames.start - episode, frames.stop - episode - 1)
+        taken = materials.system.world_model.action_units.normalise(
+            materials.place(episodes.actions[actions])
+        )
+        return RecordedScene(
+            latents=materials.place(latents[frames]),
+            steps=taken.norm(dim=-1) / config.imagination.largest_norm,
+            generator=seeds.torch(config.name, "scene", episode),
+        )
 
-    drawn = [
-        (recorded(episode), seeds.torch(config.name, "scene", episode)) for episode in order[:count].tolist()
-    ]
+    drawn = [recorded(episode) for episode in order[:count].tolist()]
     models = (materials.system.world_model, materials.system.inverse_dynamics)
     return imagine_scenes(
         models, drawn, config.imagination, lambda done: materials.report("imagining scenes", done, count)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -14,25 +15,37 @@ from jepaplan.objectives.imagined_graph import (
     forget_ways_to_traps,
     shortest_paths,
     step_costs,
+    with_recorded_ways,
 )
 from jepaplan.objectives.imagined_states import ImaginationConfig, InverseModel, imagine_states
 
 
+@dataclass(frozen=True)
+class RecordedScene:
+    """One recording, and what its scene is imagined with."""
+
+    latents: Float[Tensor, "frames D"]
+    steps: Float[Tensor, " frames-1"]  # recorded actions as shares of a largest step
+    generator: torch.Generator
+
+
 def imagine_scenes(
     models: tuple[WorldModel, InverseModel],
-    recordings: Sequence[tuple[Float[Tensor, "frames D"], torch.Generator]],
+    recordings: Sequence["RecordedScene"],
     config: ImaginationConfig,
     on_done: Callable[[int], None],
 ) -> ImaginedScenes:
-    """States and steps to go in the scene of each recording; every scene has its own generator.
+    """States and steps to go in the scene of each recording.
 
     All scenes keep as many states as the smallest has, so that they make one tensor.
     """
 
-    def imagine(recording: tuple[Tensor, torch.Generator]) -> tuple[Tensor, Tensor]:
-        latents, generator = recording
-        states = imagine_states(*models, latents, config, generator)
-        steps = shortest_paths(step_costs(*models, states, config, generator))
+    def imagine(scene: RecordedScene) -> tuple[Tensor, Tensor]:
+        states = imagine_states(*models, scene.latents, config, scene.generator)
+        costs = step_costs(*models, states, config, scene.generator)
+        if config.recorded_ways:
+            costs = with_recorded_ways(costs, scene.steps)
+        steps = shortest_paths(costs)
         return states, steps if config.reversible else forget_ways_to_traps(steps)
 
     found: list[tuple[Tensor, Tensor]] = []

@@ -115,7 +115,8 @@ def _explain(figure: Figure) -> None:
     found = [panel.get_legend_handles_labels() for panel in figure.axes]
     named = {label: handle for marks in found for handle, label in zip(*marks, strict=True)}
     if len(named) > 1:
-        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=4, frameon=False)
+        columns = 4 if len(figure.axes) > 1 else 2  # one panel is narrow
+        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=columns, frameon=False)
 
 
 def _frame(panel: Axes, task: str, methods: list[str]) -> None:

@@ -21,6 +21,7 @@ from jepaplan.objectives.imagined_graph import (
     relative_error,
     shortest_paths,
     step_costs,
+    with_recorded_ways,
 )
 from jepaplan.objectives.imagined_states import (
     ImaginationConfig,
@@ -386,3 +387,31 @@ def test_unknown_pairs_teach_nothing_even_where_others_are_pushed_apart():
     distances = torch.tensor([3.0, 4.0], requires_grad=True)
     relative_error(distances, torch.tensor([1.0, torch.nan]), unreached=50.0).backward()
     torch.testing.assert_close(distances.grad, torch.tensor([2.0, 0.0]))
+
+
+def test_recorded_steps_are_ways_where_nothing_is_believed():
+    """A walk through a closed wall, as through a door that opened: one way, and of its own length."""
+    walk = torch.tensor([[-1.0, -4.0], [1.0, -4.0], [2.0, -4.0]])
+    config = replace(CONFIG, recorded_ways=True, reversible=False, states=60)
+    states = imagine_states(Plane(), difference, walk, config, seeded())
+    assert torch.equal(states[:3], walk)
+    costs = step_costs(Plane(), difference, states, config, seeded())
+    lengths = (walk[1:] - walk[:-1]).norm(dim=-1) / config.largest_norm
+    known = with_recorded_ways(costs, lengths)
+    assert float(costs[0, 1]) == UNREACHED
+    assert float(known[0, 1]) == pytest.approx(2.0 / config.largest_norm)
+    assert float(known[1, 0]) == UNREACHED
+    assert torch.equal(known[3:], costs[3:])
+    assert (known <= costs).all()
+    # more recorded frames than states: nothing beyond them
+    assert torch.equal(with_recorded_ways(costs[:2, :2], lengths), known[:2, :2])
+
+
+def test_no_traps_are_looked_for_if_none_are_wanted():
+    config = replace(CONFIG, reversible=False, states=64, walkers=64, walk_steps=30, traps=False)
+    world = PlaneWithPit(wall=False)
+    recorded = grid(half=8)
+    recorded = recorded[(recorded - world.middle).norm(dim=-1) > 1]
+    states = imagine_states(world, difference, recorded, config, seeded())
+    assert not ((states - world.middle).norm(dim=-1) < 1e-3).any()
+    assert len(states) == 64

@@ -68,9 +68,7 @@ def step_costs(
     return costs
 
 
-def with_recorded_ways(
-    costs: Float[Tensor, "N N"], steps: Float[Tensor, " frames-1"]
-) -> Float[Tensor, "N N"]:
+def with_recorded_ways(costs: Float[Tensor, "N N"], steps: Float[Tensor, " T"]) -> Float[Tensor, "N N"]:
     """The same costs where the first states are a recording: what was walked is a way, of so many steps.
 
     So a door that opened is one that opens, even where the inverse dynamics cannot read such a step.

@@ -11,7 +11,7 @@ import torch
 from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.streaming import BoundSum
 from jepaplan.costs.terms import GoalDistance, mean_square
-from jepaplan.models.predictors import MLPPredictor, PredictorConfig
+from jepaplan.models.predictors import MLPPredictor, PredictorConfig, to_bfloat16
 
 ACTION_DIM = 2
 MAX_ACTION = 2.45  # in normalised units: a norm for us, a box for peers that have no other bound
@@ -38,7 +38,9 @@ class Setting:
         torch.manual_seed(0)
         config = PredictorConfig(hidden=size.hidden, layers=size.layers)
         self.size = size
-        self.predictor = MLPPredictor(size.latent, ACTION_DIM, config).eval().to(dtype).requires_grad_(False)
+        self.predictor = MLPPredictor(size.latent, ACTION_DIM, config).eval().requires_grad_(False)
+        if dtype == torch.bfloat16:
+            to_bfloat16(self.predictor)
         self.latent = torch.randn(size.problems, size.latent).to(dtype)
         self.goal = torch.randn(size.problems, size.latent)
 

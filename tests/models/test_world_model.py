@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,7 @@ from torch import nn
 from jepaplan.data.normalise import ActionNormaliser, PixelNormaliser
 from jepaplan.interfaces import ActionUnits, WorldModel
 from jepaplan.models.encoders import CompactConfig, CompactEncoder
-from jepaplan.models.predictors import MLPPredictor, PredictorConfig, _relu
+from jepaplan.models.predictors import MLPPredictor, PredictorConfig, _relu, to_bfloat16
 from jepaplan.models.value_heads import InverseDynamics, QuasimetricHead, QuasimetricHeadConfig
 from jepaplan.models.world_model import LatentWorldModel
 from jepaplan.recipes.system import in_bfloat16
@@ -184,6 +186,25 @@ def test_the_activation_in_bfloat16_is_relu_to_the_bit():
         assert _relu(-every[every.isnan()]).isnan().all()
     graded = torch.randn(5, dtype=torch.bfloat16, requires_grad=True)
     assert torch.equal(_relu(graded), F.relu(graded))
+
+
+def test_norms_keep_their_parameters_when_the_rest_is_bfloat16():
+    """The mixture answers in bfloat16, as near to float32 as all of it in bfloat16 does."""
+    torch.manual_seed(0)
+    exact = MLPPredictor(16, 2, PredictorConfig(hidden=32, layers=2)).requires_grad_(False)
+    for norm in exact.norms:
+        torch.nn.init.normal_(norm.weight, 1.0, 0.3)
+    mixed, plain = to_bfloat16(copy.deepcopy(exact)), copy.deepcopy(exact).bfloat16()
+    dtypes = {name: weight.dtype for name, weight in mixed.named_parameters()}
+    assert {dtype for name, dtype in dtypes.items() if "norms" in name} == {torch.float32}
+    assert {dtype for name, dtype in dtypes.items() if "norms" not in name} == {torch.bfloat16}
+    latent, action = torch.randn(64, 16), torch.randn(64, 2)
+    half = latent.bfloat16()
+    assert mixed(half, action).dtype == torch.bfloat16
+    off, plainly_off = (
+        (one(half, action).float() - exact(half.float(), action)).abs().mean() for one in (mixed, plain)
+    )
+    assert off < 1.1 * plainly_off
 
 
 def test_weights_that_are_no_numbers_are_not_planned_with_in_bfloat16():

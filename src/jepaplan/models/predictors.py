@@ -113,3 +113,15 @@ class MLPPredictor(nn.Module):
         # addmm_ adds the action's share in place: no concatenation of latents and actions, no second buffer.
         of_latent = affine(latent, weight[:, :width], bias)
         return of_latent.addmm_(action.to(of_latent.dtype), weight[:, width:].T.to(of_latent.dtype))
+
+
+def to_bfloat16(predictor: nn.Module) -> nn.Module:
+    """The predictor itself, now in bfloat16; on a processor its norms keep their parameters in float32.
+
+    A processor's LayerNorm takes the mixture and has less to convert; accelerators refuse it.
+    """
+    predictor.to(torch.bfloat16)
+    for part in predictor.modules():
+        if isinstance(part, nn.LayerNorm) and part.weight.device.type == "cpu":
+            part.float()
+    return predictor

@@ -17,7 +17,7 @@ from jepaplan.data.normalise import ActionNormaliser, PixelNormaliser, Proprioce
 from jepaplan.interfaces import Distance, WorldModel
 from jepaplan.models.encoders import CompactConfig, CompactEncoder, ImpalaConfig, ImpalaEncoder
 from jepaplan.models.keypoint_encoder import KeypointConfig, KeypointEncoder
-from jepaplan.models.predictors import MLPPredictor
+from jepaplan.models.predictors import MLPPredictor, to_bfloat16
 from jepaplan.models.quasimetric import IQE, Euclidean
 from jepaplan.models.value_heads import InverseDynamics, QuasimetricHead, ReadValue
 from jepaplan.models.world_model import LatentWorldModel
@@ -166,7 +166,7 @@ def in_bfloat16(world_model: WorldModel) -> WorldModel:
     """
     twin = copy.deepcopy(world_model)
     assert isinstance(twin, LatentWorldModel)
-    twin.predictor.to(torch.bfloat16)
+    to_bfloat16(twin.predictor)
     for name, weight in twin.predictor.named_parameters():
         if not bool(weight.isfinite().all()):
             raise InputError(

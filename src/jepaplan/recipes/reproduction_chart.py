@@ -99,7 +99,8 @@ def _curves(measured: Sequence[Cell], axis: str) -> Figure:
 
 
 def _curve(panel: Axes, found: Sequence[Cell], number: int) -> None:
-    placed = sorted((at, cell) for cell in found if (at := cell.evaluation.at) is not None)
+    known = [(at, cell) for cell in found if (at := cell.evaluation.at) is not None]
+    placed = sorted(known, key=lambda pair: pair[0])
     if not placed:
         return
     at = [place for place, _ in placed]

@@ -9,7 +9,7 @@ holds the cost terms, too. A call with gradient is a forward and, at the end of 
 latents and actions.
 
 All planners get about the same number of evaluations, counted as `Search.evaluations` does: a gradient is
-three. Trees get a sixteenth of them, or they would take most of the time. Peers get the same samples, steps
+three. Trees get a sixteenth of them but for `--scales large`, or they would take most of the time. Peers get the same samples, steps
 and iterations, and cost the same terms; at a million evaluations they are left out. For mctx an evaluation is
 a simulation; it imagines one leaf of each problem at a time where we imagine LEAVES.
 
@@ -54,7 +54,6 @@ from setting import ACTION_DIM, MAX_ACTION, PredictorWorld, Setting, Size
 
 HORIZON = 16
 LEAVES = 32  # of tree search, imagined at once per problem
-TREE_SHARE = 16  # trees get so many times fewer evaluations
 EACH = 2  # problems of "one by one"
 _BOUNDS = NormBound(max_norm=MAX_ACTION)
 
@@ -69,6 +68,7 @@ class Scale:
     hidden: int
     layers: int
     peers: bool = True
+    tree_share: int = 16  # trees get so many times fewer evaluations
 
     @property
     def words(self) -> str:
@@ -85,10 +85,14 @@ SCALES = {
     "one": Scale(problems=1, evaluations=2048, latent=512, hidden=512, layers=4),
     "batch": Scale(problems=64, evaluations=2048, latent=64, hidden=256, layers=3),
     "million": Scale(problems=512, evaluations=2048, latent=64, hidden=256, layers=3, peers=False),
+    # takes 13 seconds a replan: on request only
+    "large": Scale(
+        problems=64, evaluations=16384, latent=512, hidden=512, layers=4, peers=False, tree_share=1
+    ),
 }
 
 
-def planners(evaluations: int) -> dict[str, Planner]:
+def planners(evaluations: int, tree_share: int = 16) -> dict[str, Planner]:
     """Every planner, with about so many evaluations per problem."""
     paths = evaluations // HORIZON
     cem = paths // 4
@@ -124,10 +128,10 @@ def planners(evaluations: int) -> dict[str, Planner]:
         ),
         "beam search": BeamSearch(width=max(1, paths // 16), branches=16, horizon=HORIZON, bounds=_BOUNDS),
         "tree search, PUCT": TreeSearch(
-            simulations=evaluations // TREE_SHARE, leaves=LEAVES, horizon=HORIZON, bounds=_BOUNDS
+            simulations=evaluations // tree_share, leaves=LEAVES, horizon=HORIZON, bounds=_BOUNDS
         ),
         "tree search, Gumbel": TreeSearch(
-            simulations=evaluations // TREE_SHARE,
+            simulations=evaluations // tree_share,
             leaves=LEAVES,
             horizon=HORIZON,
             rule=GumbelHalving(),
@@ -215,7 +219,7 @@ def contestants(
 
 def measure(scale: Scale, name: str, options: argparse.Namespace) -> list[str]:
     """The rows of one planner and its peers."""
-    planner = planners(scale.evaluations)[name]
+    planner = planners(scale.evaluations, scale.tree_share)[name]
     setting = Setting(scaled(scale, planner))
     listening = Listening(setting)
     found = replan(setting, planner, listening)()
@@ -252,7 +256,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=6, help="paired rounds; a finding needs six or more")
-    parser.add_argument("--scales", nargs="+", choices=list(SCALES), default=list(SCALES))
+    parser.add_argument("--scales", nargs="+", choices=list(SCALES), default=["one", "batch", "million"])
     parser.add_argument("--evaluations", type=int, help="per problem, in place of each scale's own")
     parser.add_argument("--planners", nargs="+", choices=list(planners(2048)), default=list(planners(2048)))
     parser.add_argument("--no-peers", action="store_true", help="only our planners and their bare loops")

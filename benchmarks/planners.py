@@ -9,9 +9,10 @@ holds the cost terms, too. A call with gradient is a forward and, at the end of 
 latents and actions.
 
 All planners get about the same number of evaluations, counted as `Search.evaluations` does: a gradient is
-three. Trees get a sixteenth of them but for `--scales large`, or they would take most of the time. Peers get the same samples, steps
-and iterations, and cost the same terms; at a million evaluations they are left out. For mctx an evaluation is
-a simulation; it imagines one leaf of each problem at a time where we imagine LEAVES.
+three. Trees get a sixteenth of them but for `--scales large`, or they would take most of the time. Peers get
+the same samples, steps and iterations, and cost the same terms; at a million evaluations they are left out.
+For mctx an evaluation is a simulation; it imagines one leaf of each problem at a time where we imagine
+LEAVES.
 
 One by one: EACH problems are planned alone, one after the other, and the time is scaled to all of them. In
 paired rounds, as `measuring` says; medians with [least-greatest] of the rounds.

@@ -158,13 +158,6 @@ def test_recordings_with_other_actions_train_but_are_not_planned_with(tmp_path):
         study(load_run(path), load_instances("WallBig-demo").subset(2), StudyOptions())
 
 
-def test_a_scene_that_nothing_holds_is_refused(tmp_path, tiny_data):
-    recipe = tiny_experiment()
-    loose = replace(recipe, predictor=replace(recipe.predictor, held=0))
-    with pytest.raises(InputError, match=r"write --predictor.held with the encoder's scene_width"):
-        train(loose, tmp_path / "run", TrainOptions(data=tiny_data))
-
-
 @pytest.mark.parametrize(
     "name",
     [

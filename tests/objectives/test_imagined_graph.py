@@ -403,6 +403,10 @@ def test_recorded_steps_are_ways_where_nothing_is_believed():
     assert float(known[1, 0]) == UNREACHED
     assert torch.equal(known[3:], costs[3:])
     assert (known <= costs).all()
+    assert len(states.unique(dim=0)) == len(states), "a state that comes twice is unreached from itself"
+    # traps have the room that is left
+    few = imagine_states(Plane(), difference, walk, replace(config, states=4), seeded())
+    assert len(few) == 4
     # more recorded frames than states: nothing beyond them
     assert torch.equal(with_recorded_ways(costs[:2, :2], lengths), known[:2, :2])
 

@@ -57,9 +57,7 @@ class ImaginationConfig:
         0.0  # steps that pairs which no way joins are pushed apart; 0: nothing is learned of them
     )
     traps: bool = True  # where steps cannot be undone, look for states that nobody gets out of
-    recorded_ways: bool = (
-        False  # every recorded frame is a state, and every recorded step a way, believed or not
-    )
+    recorded_ways: bool = False  # every recorded frame is a state, every recorded step a way
 
     def __post_init__(self) -> None:
         counts = (self.states, self.walkers, self.walk_steps, self.directions, self.reach)
@@ -104,7 +102,8 @@ def imagine_states(
 ) -> Float[Tensor, "states D"]:
     """States of the scene of `recorded`, spread out: traps, then recorded ones and what walks reach.
 
-    Every first part of the answer is spread out as well. With `recorded_ways`, all recorded ones come first.
+    Every first part of the answer is spread out as well. With `recorded_ways` the recorded ones come first,
+    as many as there are states.
     """
     device = recorded.device
     first = torch.randint(len(recorded), (config.walkers,), generator=generator)
@@ -122,13 +121,15 @@ def imagine_states(
         anew = (torch.rand(config.walkers, generator=generator) < 0.1) | ~believed.cpu()
         heading = turn.where(anew[:, None], heading + config.heading_noise * turn)
     states, ends = torch.cat(reached), torch.cat([recorded, *refused])
-    kept = [recorded[: config.states]] if config.recorded_ways else []
+    kept = recorded[: config.states] if config.recorded_ways else recorded[:0]
+    if config.recorded_ways:
+        states = states[len(recorded) :]  # a state that comes twice would be far from itself
     if config.traps and not config.reversible:
         traps = ends[are_traps(world_model, inverse_dynamics, ends, config)]
-        kept.append(_spread(traps, config.states // 8, config))
+        most = min(config.states // 8, config.states - len(kept))
+        kept = torch.cat([kept, _spread(traps, most, config)])
     # these first: scenes are cut to the length of the smallest, and they may not be what is cut
-    left = max(0, config.states - sum(len(some) for some in kept))
-    return torch.cat([*kept, _spread(states, left, config)])
+    return torch.cat([kept, _spread(states, config.states - len(kept), config)])
 
 
 def _spread(states: Float[Tensor, "N D"], count: int, config: ImaginationConfig) -> Float[Tensor, "K D"]:

@@ -31,7 +31,7 @@ class RecordedScene:
 
 def imagine_scenes(
     models: tuple[WorldModel, InverseModel],
-    recordings: Sequence["RecordedScene"],
+    recordings: Sequence[RecordedScene],
     config: ImaginationConfig,
     on_done: Callable[[int], None],
 ) -> ImaginedScenes:
@@ -46,7 +46,8 @@ def imagine_scenes(
         if config.recorded_ways:
             costs = with_recorded_ways(costs, scene.steps)
         steps = shortest_paths(costs)
-        return states, steps if config.reversible else forget_ways_to_traps(steps)
+        forgets = config.traps and not config.reversible
+        return states, forget_ways_to_traps(steps) if forgets else steps
 
     found: list[tuple[Tensor, Tensor]] = []
     with _one_thread_each() as pool:

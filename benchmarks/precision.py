@@ -29,7 +29,7 @@ from jepaplan.envs.worlds import find_world
 from jepaplan.evaluation.episodes import EpisodeOptions, run_episodes
 from jepaplan.evaluation.references import encode_states
 from jepaplan.evaluation.tasks import Instances, load_instances
-from jepaplan.models.predictors import MLPPredictor
+from jepaplan.models.predictors import MLPPredictor, to_bfloat16
 from jepaplan.recipes.run import load_run
 from jepaplan.recipes.system import build_controller
 from jepaplan.types import SeedTree
@@ -108,7 +108,7 @@ def judge(path: Path, name: str, instances: Instances) -> Found:
     actions = torch.randn(len(latents), model.action_dim, generator=torch.Generator().manual_seed(0))
     true = exact(latents, actions)
     if precision == "bf16":
-        twin = copy.deepcopy(exact).bfloat16()
+        twin = to_bfloat16(copy.deepcopy(exact))
         rounded = twin(latents.bfloat16(), actions.bfloat16()).float()
     else:
         rounded = model.predictor(latents, actions)

@@ -129,3 +129,24 @@ def test_a_start_that_is_no_number_is_refused_before_anything_is_imagined():
     latent[2, 0] = torch.nan
     with pytest.raises(InputError, match="problem 2 starts from holds NaN"):
         WeightedSum(STEPWISE).bind(Bending(), latent, goal)
+
+
+def test_a_step_of_no_problems_and_of_no_nodes_is_empty():
+    latent, goal, actions = problem(0, 2, 3, 4)
+    bound = WeightedSum({"goal": (1.0, GoalDistance(distance=mean_square))}).bind(Bending(), latent, goal)
+    found = bound.expand(latent[:, None][:, :0], actions[:, :0, 0], 1, 4)
+    assert (found.latents.shape, found.step_cost.shape) == ((2, 0, latent.shape[1]), (2, 0))
+    nobody = WeightedSum({"goal": (1.0, GoalDistance(distance=mean_square))}).bind(
+        Bending(), latent[:0], goal[:0]
+    )
+    assert nobody.expand(latent[:0, None], actions[:0, :1, 0], 1, 4).to_go.shape == (0, 1)
+
+
+def test_chunks_of_half_the_bytes_hold_twice_the_rows(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    processor = torch.device("cpu")
+    assert streaming.default_chunk_rows(processor) == 2048
+    assert streaming.default_chunk_rows(processor, torch.bfloat16) == 4096
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    assert streaming.default_chunk_rows(processor) == 4096
+    assert streaming.default_chunk_rows(torch.device("cuda")) > 2**15

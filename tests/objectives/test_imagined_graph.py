@@ -31,6 +31,7 @@ from jepaplan.objectives.imagined_states import (
     imagine_states,
     unit_directions,
 )
+from jepaplan.recipes.scenes import RecordedScene, imagine_scenes
 from jepaplan.types import InputError
 
 GAP = (0.0, 8.0)  # the wall is the line x = 0; its gap is centred at y = 8
@@ -419,3 +420,23 @@ def test_no_traps_are_looked_for_if_none_are_wanted():
     states = imagine_states(world, difference, recorded, config, seeded())
     assert not ((states - world.middle).norm(dim=-1) < 1e-3).any()
     assert len(states) == 64
+
+
+def test_scenes_go_along_their_own_recorded_steps():
+    """Two recordings through a closed wall at different heights: each joins the sides by its own step."""
+    config = replace(CONFIG, recorded_ways=True, states=24, traps=False, reversible=False)
+    recordings = []
+    for height in (-4.0, -7.0):
+        walk = torch.tensor([[-1.0, height], [1.0, height], [2.0, height]])
+        steps = (walk[1:] - walk[:-1]).norm(dim=-1) / config.largest_norm
+        recordings.append(RecordedScene(walk, steps, seeded()))
+    scenes = imagine_scenes((Plane(), difference), recordings, config, lambda done: None)
+    for number, scene in enumerate(recordings):
+        assert torch.equal(scenes.states[number, :3], scene.latents)
+        assert float(scenes.steps[number, 0, 1]) == pytest.approx(float(scene.steps[0]))
+    assert not scenes.steps.isnan().any(), "without traps nothing is unknown"
+    silent = imagine_scenes(
+        (Plane(), difference), recordings, replace(config, recorded_ways=False), lambda _: None
+    )
+    ends = silent.states[..., 0]
+    assert (silent.steps[ends[:, :, None] * ends[:, None] < 0] == UNREACHED).all()

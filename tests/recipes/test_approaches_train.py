@@ -216,7 +216,7 @@ def test_a_scene_may_change_if_no_part_of_the_latent_is_held(recordings):
     stage = workshop_of(demo, recordings["wall_small"]).build(demo.stages[0])
     assert stage.objective.scene_width == demo.encoder.scene_width == 16
     nowhere = replace(demo, encoder=replace(demo.encoder, scene_width=0))
-    with pytest.raises(InputError, match="no part of the latent is the scene; give a keypoint encoder"):
+    with pytest.raises(InputError, match=r"no part of the latent is the scene; write --encoder.scene-width"):
         workshop_of(nowhere, recordings["wall_small"]).build(demo.stages[0])
 
 

@@ -20,6 +20,7 @@ from jepaplan.envs import wall
 from jepaplan.evaluation.probes import distance_map
 from jepaplan.evaluation.references import GeodesicDistance
 from jepaplan.evaluation.tasks import load_instances
+from jepaplan.planners.mppi import MPPI
 from jepaplan.recipes import reproduction_pieces, reproduction_work
 from jepaplan.recipes.projects import Grid
 from jepaplan.recipes.reproduction import (
@@ -393,3 +394,14 @@ def test_maps_are_of_the_first_seed_and_travel_with_the_page(finished, tmp_path,
         assert picture.width > picture.height / 2 * 1.5  # two maps down, the truth and the method across
     Grid(DEMO).write(finished, 1, tmp_path / "without.md")
     assert "far" not in (tmp_path / "without.md").read_text()
+
+
+def test_maps_are_known_by_what_they_are_measured_with():
+    (piece,) = (piece for piece in pieces(replace(DEMO, maps=2), 1) if isinstance(piece, MapPiece))
+    cell = piece.cell
+    other = replace(cell, experiment=replace(cell.experiment, baseline_distance="euclidean"))
+    training = replace(piece.training, evaluations=(other, *piece.training.evaluations[1:]))
+    assert replace(piece, training=training).digest != piece.digest
+    faster = replace(cell, experiment=replace(cell.experiment, planner=MPPI(samples=3)))
+    training = replace(piece.training, evaluations=(faster, *piece.training.evaluations[1:]))
+    assert replace(piece, training=training).digest == piece.digest

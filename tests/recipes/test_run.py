@@ -10,8 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from jepaplan.data.episodes import EpisodeWriter
+from jepaplan.data.episodes import EpisodeWriter, open_episodes
+from jepaplan.data.mirrors import mirrored
 from jepaplan.models.keypoint_encoder import KeypointConfig
+from jepaplan.recipes.materials import Materials
 from jepaplan.recipes.run import TrainOptions, is_finished, load_run, train
 from jepaplan.training.checkpoint import read_weights, save_weights
 from jepaplan.training.runs import RunDirectory
@@ -233,3 +235,15 @@ def test_two_processes_give_the_losses_of_one(tmp_path, tiny_data):
         assert row["loss"] == pytest.approx(other["loss"], abs=1e-5, rel=0), (row, other)
         assert row["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-3), (row, other)
     assert [stage["stage"] for stage in said[1]] == [stage["stage"] for stage in said[2]]
+
+
+def test_images_of_a_recording_are_held_out_together(tmp_path, tiny_data):
+    """However many there are: a mirror image of what is trained on would be no test."""
+    recipe = replace(tiny_experiment(), mirrors=("left-right", "upside-down"), held_out=0.3)
+    train(recipe, tmp_path / "run", TrainOptions(data=tiny_data))
+    system = load_run(tmp_path / "run").system
+    episodes = mirrored(open_episodes(tiny_data), recipe.mirrors)
+    for held_out in (0.0, 0.05, 0.1, 0.3, 0.5, 0.9):
+        trained = Materials(replace(recipe, held_out=held_out), system, episodes).trained_episodes
+        assert trained % 4 == 0
+        assert trained > 0

@@ -21,7 +21,7 @@ def test_searches_differ_in_nothing_but_the_search(scale):
     for training in found.trainings:
         for cell in training.evaluations:
             planner = cell.experiment.planner
-            assert cell.at == planner.samples * planner.horizon
+            assert cell.at == planner.samples * planner.horizon * planner.iterations
             assert cell.variant == f"{planner.samples} samples"
             assert f"{planner.horizon} steps" in cell.method
     cells = [cell for training in found.trainings for cell in training.evaluations]

@@ -53,8 +53,9 @@ class Options:
     folder: Path | None = None
     """Where runs lie; without it runs/reproduce/NAME-SCALE."""
     page: Path | None = None
-    """Write the page there (FILE.md; FILE.json, FILE.svg and FILE.outcomes.jsonl beside it); without it into
-    the folder. What lies in FILE.outcomes.jsonl is not done again: any machine can continue a page."""
+    """Write the page there (FILE.md; FILE.json, FILE.svg, FILE.outcomes.jsonl and perhaps FILE_maps_TASK.png
+    beside it); without it into the folder. What lies in FILE.outcomes.jsonl is not done again: any machine
+    can continue a page."""
     processes: int = 1
     """Workers on this machine, sharing the folder. Those that torchrun starts anywhere share it as well."""
     launcher: Literal["local", "slurm"] = "local"

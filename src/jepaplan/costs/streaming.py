@@ -68,6 +68,11 @@ class BoundSum:
         keep_freed_memory()
         # A chunk is a run of rows. They are split and joined as wholes: the gradient of writing each into its
         # slice of one large tensor would copy that tensor once per chunk.
+        if not actions.numel():
+            none = actions.new_zeros(
+                actions.shape[:2], dtype=torch.promote_types(actions.dtype, torch.float32)
+            )
+            return Expansion(latents.to(self.latent.dtype), none, none)
         chunks = list(self._chunks(actions, self._rows(actions)))
         sizes = [actions[chunk].shape[:2].numel() for chunk in chunks]
         parts = zip(
@@ -191,8 +196,8 @@ class BoundSum:
 def default_chunk_rows(device: torch.device, dtype: torch.dtype = torch.float32) -> int:
     """On a CPU few enough rows for each thread's cache and enough to hide what a call costs; else many.
 
-    From 512 rows a thread to 2048, or 4096 of half the bytes, a replan gets 3 to 10 % faster, in bfloat16 and
-    small networks 20 %, and from there on no more (docs/lab_notes.md).
+    Of float32 2,048 rows a thread and 4,096 in all, of half the bytes twice as many. From 512 to 2,048 a
+    replan gets 3 to 10 % faster, small networks in bfloat16 18 %, and then little more (docs/lab_notes.md).
     """
     if device.type != "cpu":
         return 65536

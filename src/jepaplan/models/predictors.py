@@ -118,7 +118,8 @@ class MLPPredictor(nn.Module):
 def to_bfloat16(predictor: nn.Module) -> nn.Module:
     """The predictor itself, now in bfloat16; on a processor its norms keep their parameters in float32.
 
-    A processor's LayerNorm takes the mixture and has less to convert; accelerators refuse it.
+    A processor's LayerNorm takes the mixture and has less to convert; accelerators refuse it, so move a
+    predictor there first.
     """
     predictor.to(torch.bfloat16)
     for part in predictor.modules():

@@ -116,7 +116,7 @@ def cheapest(candidates: Float[Tensor, "B S H A"], costs: Float[Tensor, "B S"]) 
 
 
 def take(values: Shaped[Tensor, "B N *rest"], index: Int[Tensor, "B M"]) -> Shaped[Tensor, "B M *rest"]:
-    """`values[b, index[b, m]]` for every problem b."""
+    """`values[b, index[b, m]]` for every problem b; an index from 0 below N, or it is a neighbour's."""
     first = torch.arange(len(values), device=values.device)[:, None] * values.shape[1]
     # rows of one flat tensor: several times faster than two indices at once
     return values.flatten(0, 1).index_select(0, (first + index).flatten()).unflatten(0, index.shape)

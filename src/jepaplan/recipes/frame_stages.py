@@ -33,10 +33,10 @@ def prediction_stage(materials: Materials, config: PredictionStage) -> Stage:
         encoder.scene_width if isinstance(encoder, KeypointConfig) else materials.experiment.predictor.held
     )
     if width == 0:
+        option = "encoder.scene-width" if isinstance(encoder, KeypointConfig) else "predictor.held"
         raise InputError(
-            f"scene_contrast is {config.scene_contrast} but no part of the latent is the scene; give a "
-            "keypoint encoder a scene_width, or write --predictor.held with the leading numbers that no "
-            "action changes"
+            f"scene_contrast is {config.scene_contrast} but no part of the latent is the scene; write "
+            f"--{option} with how many leading numbers are, or --stages.N.scene-contrast 0"
         )
     if average is not None:
         raise InputError(

@@ -50,8 +50,10 @@ class Materials:
     @property
     def trained_episodes(self) -> int:
         """How many recordings, from the first, are trained on; the rest is held out."""
-        kept = round(len(self.episodes) * (1 - self.experiment.held_out))
-        return max(1, min(kept, len(self.episodes)))
+        images = 2 ** len(set(self.experiment.mirrors))  # of each recording, which are held out together
+        recordings = len(self.episodes) // images
+        kept = round(recordings * (1 - self.experiment.held_out))
+        return images * max(1, min(kept, recordings))
 
     def latents(self) -> Float[Tensor, "F D"]:
         """Latents of all recorded frames, by the encoder as it is when first called."""

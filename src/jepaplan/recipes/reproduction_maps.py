@@ -1,7 +1,7 @@
 """What the trained systems of a reproduction take for far: distances to a goal from everywhere, side by side.
 
     row       an instance: its layout and goal
-    column    the true way first, then every method's distance; bright is near, lines are equally far
+    column    the true way first, then every method's distance; bright is near, a band is equally far
 
 A map of a system is found like an evaluation and travels with the page, so weights need not.
 """
@@ -62,8 +62,15 @@ class MapPiece:
     @property
     def digest(self) -> str:
         """Changes with everything that decides the maps, but for the seed and the code."""
+        planned = self.cell.experiment
         return fingerprint(
-            self.training.experiment, self.cell.instances, self.cell.guided, self.count, STRIDE
+            self.training.experiment,
+            planned.cost.value,
+            planned.baseline_distance,
+            self.cell.instances,
+            self.cell.guided,
+            self.count,
+            STRIDE,
         )
 
     def lock(self, folder: Path) -> Path:

@@ -274,7 +274,8 @@ def test_splits_give_every_class_its_share(sizes, seed, test):
     assert torch.equal(together.sort().values, torch.arange(len(labels)))
     for share, part in ((0.15, splits.validation), (test, splits.test)):
         counts = labels[part].bincount(minlength=len(sizes))
-        assert (counts - share * torch.tensor(sizes)).abs().max() <= 2
+        # two splits, one after the other, each of which rounds the whole and every class
+        assert (counts - share * torch.tensor(sizes)).abs().max() <= 3
 
 
 def test_nonsense_is_refused():

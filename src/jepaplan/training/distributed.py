@@ -109,6 +109,8 @@ def distributed(
     )
     try:
         yield processes()
+        # leave together: a process whose partner has gone while its threads still talk may end in an abort
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 

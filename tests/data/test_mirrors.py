@@ -67,6 +67,35 @@ def test_the_mirrored_two_rooms_are_two_rooms(tmp_path):
         torch.testing.assert_close(after, states[1:], atol=1e-4, rtol=0)
 
 
+def test_the_mirrored_maze_is_a_maze(tmp_path):
+    """Known answer, as above: velocities turn as actions do, and so do the cells of the layout."""
+    pytest.importorskip("mujoco")
+    from jepaplan.envs.maze_layouts import format_layout, parse_layout
+
+    config = RecordingConfig(world="Maze", trajectories=2, states=30)
+    record_world(tmp_path / "mazes.h5", "Maze", config, 3, lambda *_: None)
+    episodes, world = open_episodes(tmp_path / "mazes.h5"), find_world("Maze")
+    assert episodes.states is not None
+    found = mirrored(episodes, BOTH)
+    for number in range(8):
+        states = episodes.states[30 * (number // 4) :][:30].clone()
+        rows = format_layout(int(states[0, 4])).split("/")
+        if number % 4 & 1:
+            states[:, [0, 2]] *= -1
+            rows = [row[::-1] for row in rows]
+        if number % 4 & 2:
+            states[:, [1, 3]] *= -1
+            rows = rows[::-1]
+        states[:, 4] = parse_layout("/".join(rows))
+        seen = world.observe(states)
+        apart = (found.observations[found.starts[number] :][:30].int() - seen.frames.int()).abs().max()
+        # one mirror alone swaps the light and the dark quarters of the floor, 26 levels of grey apart
+        assert apart <= (1 if number % 4 in (0, 3) else 26)
+        assert torch.equal(found.proprioception[found.starts[number] :][:30], seen.proprioception)
+        after = world.step(states[:-1], found.actions[29 * number : 29 * number + 29])
+        torch.testing.assert_close(after, states[1:], atol=1e-4, rtol=0)
+
+
 def test_actions_that_no_mirror_knows_are_refused(recording):
     three = replace(recording, actions=torch.zeros(len(recording.actions), 3))
     with pytest.raises(InputError, match="actions have 3 components, and mirror images are known of two"):

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -274,8 +275,22 @@ def test_splits_give_every_class_its_share(sizes, seed, test):
     assert torch.equal(together.sort().values, torch.arange(len(labels)))
     for share, part in ((0.15, splits.validation), (test, splits.test)):
         counts = labels[part].bincount(minlength=len(sizes))
-        # two splits, one after the other, each of which rounds the whole and every class
-        assert (counts - share * torch.tensor(sizes)).abs().max() <= 3
+        assert (counts - share * torch.tensor(sizes)).abs().max() < 2.51
+
+
+def test_no_arc_misses_more_items_than_splits_promise():
+    """All arcs between neighbours of the golden ratio's sequence, with their ends and without."""
+    for items, promised in ((12, 1.92), (60, 2.51)):
+        misses = []
+        for count in range(1, items + 1):
+            points = np.sort(np.arange(count) * (math.sqrt(5) - 1) / 2 % 1)
+            between = np.arange(count) - np.arange(count)[:, None]
+            length = points - points[:, None]
+            with_ends = np.where(between < 0, between + count, between) + 1
+            without = np.where(between <= 0, between + count, between) - 1
+            misses.append((with_ends - count * np.where(between < 0, length + 1, length)).max())
+            misses.append((count * np.where(between <= 0, length + 1, length) - without).max())
+        assert max(misses) == pytest.approx(promised, abs=0.01)
 
 
 def test_nonsense_is_refused():

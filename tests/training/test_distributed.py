@@ -1,5 +1,4 @@
 import os
-import shutil
 import subprocess
 import sys
 from collections import namedtuple
@@ -24,15 +23,9 @@ def launch(folder, *, world):
     )
     command = [sys.executable, *torchrun, str(SCRIPT), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for _ in range(2):
-        answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=180, check=False, env=environment
-        )
-        # On a loaded machine torch's processes abort once in ten times with these words and no Python frame
-        # (docs/lab_notes.md); anything else is ours and fails at once.
-        if answer.returncode == 0 or "terminate called without an active exception" not in answer.stderr:
-            break
-        shutil.rmtree(folder / f"{world}", ignore_errors=True)
+    answer = subprocess.run(
+        command, capture_output=True, text=True, timeout=180, check=False, env=environment
+    )
     assert answer.returncode == 0, answer.stderr[-3000:]
 
 

@@ -4,6 +4,7 @@ Own items only (prediction), statistics of all items (variance, covariance), own
 all (contrast), a parameter used after gathering (scale), and one that is never used.
 """
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -94,8 +95,13 @@ def check_that_all_stop_when_one_is_told_to(folder, dtype):
         raise SystemExit("nobody stopped")
 
 
+def threads():
+    return len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+
+
 def main(folder):
     torch.set_num_threads(1)
+    before = threads()
     with distributed() as who:
         for dtype in (torch.float32, torch.float64):
             run = folder / f"{who.world}" / str(dtype).removeprefix("torch.")
@@ -104,6 +110,9 @@ def main(folder):
             train(run, dtype)
         if who.world == 2:
             check_gradients_of_parameters_that_only_some_processes_use()
+    # one that stays and lets go of a tensor while Python ends aborts the process
+    if threads() > before:
+        raise SystemExit(f"{threads() - before} threads of the group outlive it")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,11 @@ def draw_splits(
     validation: float = 0.15,
     test: float = 0.25,
 ) -> Splits:
-    """Random splits in which every class has its share, as nearly as whole items allow."""
+    """Random splits in which every class has its share, within 2.51 items in a class of up to 60.
+
+    That is how far so many points in a row of the golden ratio's sequence can miss the length of any arc of
+    the circle: 1.92 for 12 of them, 2.51 for 60, 3.69 for 1,000.
+    """
     if min(validation, test) <= 0 or validation + test >= 1:
         raise InputError(
             f"shares of validation and test are positive and leave some to train; got {validation}, {test}"

@@ -33,7 +33,7 @@ from jepaplan.training import provenance
 from jepaplan.training.runs import write_json
 
 STRIDE = 2  # pixels between the places of a map
-BANDS = 10  # lines of equal distance
+BANDS = 10  # colours of a map, from the nearest places to the farthest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,11 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+
+# Its functions have the group that exists at its import as a default argument, and optimisers import it. Imported
+# while we are joined, it would keep the group's threads alive for ever, and one that lets go of a tensor while
+# Python ends aborts the process.
+import torch.distributed.nn.functional  # noqa: F401
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
@@ -109,8 +114,6 @@ def distributed(
     )
     try:
         yield processes()
-        # leave together: a process whose partner has gone while its threads still talk may end in an abort
-        dist.barrier()
     finally:
         dist.destroy_process_group()
 

@@ -5,8 +5,8 @@
 
 They are true recordings of worlds that treat all directions alike, pull nowhere, and take actions along the
 picture's axes, such as the two rooms and the maze. What is felt (the maze's velocity) is mirrored like an
-action. Where a world treats directions differently, its mirror image is another world. The maze does so in one
-thing that moves nothing: one mirror alone swaps the light and the dark quarters of its floor.
+action. Where a world treats directions differently, its mirror image is another world. The maze does so in
+one thing that moves nothing: one mirror alone swaps the light and the dark quarters of its floor.
 """
 
 from collections.abc import Iterable, Sequence

@@ -26,16 +26,12 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-
-# Its functions have the group that exists at its import as a default argument, and optimisers import it. Imported
-# while we are joined, it would keep the group's threads alive for ever, and one that lets go of a tensor while
-# Python ends aborts the process.
-import torch.distributed.nn.functional  # noqa: F401
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
@@ -105,6 +101,10 @@ def distributed(
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # Its functions have the group that exists at its import as a default argument, and optimisers import it.
+    # Imported while we are joined, it keeps the group's threads alive for ever, and one that lets go of a
+    # tensor while Python ends aborts the process.
+    import_module("torch.distributed.nn.functional")
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         init_method="env://" if store is None else f"file://{store.resolve()}",

@@ -55,6 +55,7 @@ from setting import ACTION_DIM, MAX_ACTION, PredictorWorld, Setting, Size
 
 HORIZON = 16
 LEAVES = 32  # of tree search, imagined at once per problem
+CHUNK, BANK = 4, 64  # actions of a recorded chunk, and how many chunks there are to draw from
 EACH = 2  # problems of "one by one"
 _BOUNDS = NormBound(max_norm=MAX_ACTION)
 
@@ -137,6 +138,13 @@ def planners(evaluations: int, tree_share: int = 16) -> dict[str, Planner]:
             horizon=HORIZON,
             rule=GumbelHalving(),
             bounds=_BOUNDS,
+        ),
+        "tree search, PUCT, recorded chunks": TreeSearch(
+            simulations=max(1, evaluations // tree_share // CHUNK),
+            leaves=LEAVES,
+            horizon=HORIZON,
+            bounds=_BOUNDS,
+            bank=torch.randn(BANK, CHUNK, ACTION_DIM, generator=torch.Generator().manual_seed(0)),
         ),
     }
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepaplan.planners.stepwise import gumbel
+from jepaplan.planners.tree_loops import Tables, Turn, choose_at_gumbel_root, choose_gumbel, choose_puct
 from jepaplan.planners.tree_rules import PUCT, GumbelHalving
-from jepaplan.planners.tree_statistics import Edges
 
 
 def test_gumbel_draws_in_proportion_to_the_prior():
@@ -35,35 +35,38 @@ def test_halving_spends_exactly_what_it_has_and_ends_between_two(
     assert phases[0][1] >= running[0]
 
 
-def edges_of(
+def node_of(
     visits: list[float], worth: list[float], own: float = 0.5, logits: list[float] | None = None
-) -> Edges:
-    """Of one node, with room for more below each."""
+) -> Tables:
+    """One node with room for more below each edge; costs of 0 and 1 are worth 1 and 0."""
     count, weights = np.array([visits]), np.array([logits or [0.0] * len(visits)])
-    return Edges(
-        problem=np.zeros(1, int),
+    return Tables(
         logits=weights,
-        settled=count,
-        total=np.zeros_like(count),
+        children=np.zeros(count.shape, np.int32),
         visits=count,
-        worth=np.array([worth]),
-        room=np.ones(count.shape, int),
-        used=(count > 0).sum(axis=1),
-        node_visits=count.sum(axis=1).astype(int) + 1,
-        edge_visits=count.sum(axis=1),
-        most_visited=count.max(axis=1),
-        own=np.array([own]),
-        high=np.ones(1),
-        spread=np.ones(1),
-        begin=np.zeros(1, int),
-        least=False,
-        alike=not weights.any(),
-        most=100,
+        total=count * (1 - np.array([worth])),
+        least=np.where(count > 0, 1 - np.array([worth]), 0.0),
+        room=np.ones(count.shape, np.int32),
+        value=np.array([1 - own]),
     )
 
 
-def test_puct_equals_the_published_bound():
-    node = edges_of([3.0, 1.0, 6.0], [0.9, 0.2, 0.7], logits=[0.0, 1.0, -1.0])
+def turn_of(tables: Tables, allowed: int) -> Turn:
+    """So many edges are allowed after any number of visits."""
+    shape = tables.visits.shape
+    return Turn(np.ones(shape, bool), np.zeros(shape), np.full(100, allowed), np.ones(1), np.ones(1))
+
+
+def chosen_by(rule: PUCT | GumbelHalving, tables: Tables, allowed: int, *, least: bool = False) -> int:
+    """What the rule takes at a node below the root, itself visited once more than its edges."""
+    choose = choose_gumbel if isinstance(rule, GumbelHalving) else choose_puct
+    choice = rule.choice(least=least, alike=not tables.logits.any())
+    return choose(tables, 0, tables.visits.sum() + 1, turn_of(tables, allowed), 0, choice)
+
+
+@pytest.mark.parametrize("least", [False, True])
+def test_puct_equals_the_published_bound(least: bool):
+    node = node_of([3.0, 1.0, 6.0], [0.9, 0.2, 0.7], logits=[0.0, 1.0, -1.0])
     prior = [math.exp(logit) for logit in (0.0, 1.0, -1.0)]
     total = 11.0
     bounds = [
@@ -71,27 +74,48 @@ def test_puct_equals_the_published_bound():
         + share / sum(prior) * math.sqrt(total) / (1 + count) * (1.25 + math.log((total + 19652 + 1) / 19652))
         for worth, share, count in zip((0.9, 0.2, 0.7), prior, (3, 1, 6), strict=True)
     ]
-    allowed = np.array([3])
-    assert PUCT().choose(node, allowed).item() == max(range(3), key=bounds.__getitem__)
+    best, second = sorted(range(3), key=bounds.__getitem__, reverse=True)[:2]
+    assert chosen_by(PUCT(), node, 3, least=least) == best
     # what is closed is not chosen, and what nobody tried goes first
-    node.room[0, PUCT().choose(node, allowed)] = 0
-    assert node.room[0, PUCT().choose(node, allowed)] == 1
-    node = edges_of([3.0, 0.0], [1.0, 0.0])
-    assert PUCT().choose(node, np.array([2])).item() == 1
+    node.room[0, best] = 0
+    assert chosen_by(PUCT(), node, 3, least=least) == second
+    node = node_of([3.0, 0.0], [1.0, 0.0])
+    assert chosen_by(PUCT(), node, 2) == 1
     # unless it is not allowed yet; and where nothing else is left it always is
-    assert PUCT().choose(node, np.array([1])).item() == 0
+    assert chosen_by(PUCT(), node, 1) == 0
     node.room[0, 0] = 0
-    assert PUCT().choose(node, np.array([1])).item() == 1
+    assert chosen_by(PUCT(), node, 1) == 1
 
 
-def test_the_rule_below_a_gumbel_root_equals_the_published_one():
+@pytest.mark.parametrize("logits", [[0.2, 0.5, -0.3], [0.0, 0.0, 0.0]])
+def test_the_rule_below_a_gumbel_root_equals_the_published_one(logits: list[float]):
     """pi' = softmax(logits + sigma(completed q)); v_mix for the untried; argmax pi' - N / (1 + sum N)."""
-    visits, worth, own, logits = [4.0, 0.0, 1.0], [0.8, 0.0, 0.3], 0.4, [0.2, 0.5, -0.3]
+    visits, worth, own = [4.0, 0.0, 1.0], [0.8, 0.0, 0.3], 0.4
     prior = [math.exp(logit) for logit in logits]
     prior = [share / sum(prior) for share in prior]
     average = (prior[0] * 0.8 + prior[2] * 0.3) / (prior[0] + prior[2])
     completed = [0.8, (own + 5 * average) / 6, 0.3]
     raised = [math.exp(logit + (50 + 4) * 0.1 * q) for logit, q in zip(logits, completed, strict=True)]
     behind = [weight / sum(raised) - count / 6 for weight, count in zip(raised, visits, strict=True)]
-    chosen = GumbelHalving().choose(edges_of(visits, worth, own, logits), np.array([3]))
-    assert chosen.item() == max(range(3), key=behind.__getitem__)
+    chosen = chosen_by(GumbelHalving(), node_of(visits, worth, own, logits), 3)
+    assert chosen == max(range(3), key=behind.__getitem__)
+
+
+def test_a_gumbel_policy_of_thousands_of_visits_is_still_one():
+    """Weights below the smallest number that there is: the best edge decides, not a division of zeros."""
+    node = node_of([9000.0, 9000.0, 9000.0], [0.05, 0.1, 0.0])
+    assert chosen_by(GumbelHalving(), node, 3) == 1
+
+
+def test_a_gumbel_root_takes_turns_among_those_considered():
+    node = node_of([2.0, 1.0, 1.0, 0.0], [1.0, 0.3, 0.6, 0.0])
+    rule = GumbelHalving()
+    turn = turn_of(node, 4)
+    choice = rule.choice(least=False, alike=True)
+    assert choose_at_gumbel_root(node, 0, turn, 0, choice) == 3
+    turn.considered[0, 3] = False
+    assert choose_at_gumbel_root(node, 0, turn, 0, choice) == 2
+    turn.noise[0, 1] = 100.0
+    assert choose_at_gumbel_root(node, 0, turn, 0, choice) == 1
+    node.room[0, 1:] = 0
+    assert choose_at_gumbel_root(node, 0, turn, 0, choice) == 0

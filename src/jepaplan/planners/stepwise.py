@@ -3,7 +3,8 @@
     literature                 here
     K actions of a node        NodeActions.draw(depth, count): sampled around the plan, or recorded chunks
     prior pi(a | node)         the `logits` of those actions; equal where the prior itself dealt them
-    Gumbel-top-k               recorded chunks are drawn without replacement in proportion to their weights
+    Gumbel-top-k               recorded chunks are drawn without replacement in proportion to their weights,
+                               by the shortest of as many waiting times: the same draw, no logarithms
 
 One edge of a search is a chunk of C actions: C = 1 for sampled actions, else the length of the recordings.
 The last chunk of a path may reach beyond the horizon; what lies beyond is neither imagined into the path nor
@@ -104,6 +105,9 @@ def expand_chunk(
         step = expand(cost, latents, chunk[:, :, index], number.clamp(max=horizon), horizon)
         # depths differ between nodes, so some paths may be over before the chunk is
         within = number <= horizon
+        if within.all():
+            latents, total, to_go = step.latents, total + step.step_cost, step.to_go
+            continue
         total = torch.where(within, total + step.step_cost, total)
         to_go = torch.where(within, step.to_go, to_go)
         latents = torch.where(_beside(within, latents), step.latents, latents)
@@ -191,9 +195,12 @@ class NodeActions:
         if count == len(bank):
             order = torch.arange(count, device=bank.device).expand(*depth.shape, -1)
             return bank[order], everywhere.clone()
-        order = (everywhere + gumbel(everywhere, self.generator)).topk(count, dim=-1).indices
+        # clocks that ring at these rates: the first to ring are draws without replacement
+        waiting = deal(torch.empty_like(everywhere), self.generator, _fill_exponential)
+        waiting = waiting if self.weights is None else waiting / self.weights.to(bank)
+        order = waiting.topk(count, dim=-1, largest=False).indices
         # the weights have had their say in the draw
-        return bank[order], torch.zeros_like(everywhere[:, :, :count])
+        return bank.index_select(0, order.flatten()).unflatten(0, order.shape), bank.new_zeros(order.shape)
 
 
 def check_bank(bank: Float[Tensor, "n C A"] | None, weights: Float[Tensor, " n"] | None) -> None:
@@ -218,9 +225,11 @@ def standard_normal(like: Float[Tensor, "B *shape"], generator: Randomness) -> F
 
 def gumbel(like: Float[Tensor, "B *shape"], generator: Randomness) -> Float[Tensor, "B *shape"]:
     """Standard Gumbel noise like `like`; the k largest of logits + noise are k draws without replacement."""
-    return -deal(
-        torch.empty_like(like), generator, lambda noise, own: noise.exponential_(generator=own)
-    ).log()
+    return -deal(torch.empty_like(like), generator, _fill_exponential).log()
+
+
+def _fill_exponential(numbers: Tensor, generator: torch.Generator) -> None:
+    numbers.exponential_(generator=generator)
 
 
 def _beside(mask: Bool[Tensor, "B N"], values: Float[Tensor, "B N *latent"]) -> Bool[Tensor, "B N *ones"]:

@@ -3,7 +3,7 @@
 Sampled actions as in Hubert et al., "Learning and Planning in Complex Action Spaces", 2021 (Sampled MuZero);
 progressive widening as in Couëtoux et al., "Continuous Upper Confidence Trees", 2011; leaves in parallel by
 virtual loss as in Chaslot et al., "Parallel Monte-Carlo Tree Search", 2008. The rules are in `tree_rules`,
-the way down to the leaves is in `tree_descent`.
+the way down to the leaves is in `tree_loops`.
 
     paper                 here
     K sampled actions     branches
@@ -33,9 +33,9 @@ from jepaplan.interfaces import SequenceCost, StepwiseCost
 from jepaplan.planners.plan import uninformed
 from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_sampling
 from jepaplan.planners.stepwise import NodeActions, as_stepwise, check_bank, expand_chunk, refuse_dead_ends
-from jepaplan.planners.tree_descent import descend
+from jepaplan.planners.tree_loops import Paths, Turn
 from jepaplan.planners.tree_rules import PUCT, Rule
-from jepaplan.planners.tree_statistics import Edges, Found, Paths, Tree, best_paths, edges, on_host
+from jepaplan.planners.tree_statistics import Found, RootEdges, Tree, best_paths, on_host, root_edges
 from jepaplan.types import InputError, Plan, Search
 
 
@@ -103,32 +103,26 @@ class TreeSearch:
             before = running
             for done in range(0, simulations, self.leaves):
                 leaves = min(self.leaves, simulations - done)
-                paths = self._descend(tree, leaves, Turn(considered, noise, allowance))
-                if not paths.possible.any():
+                left = (tree.tables.room[tree.roots] * considered).sum(axis=1)
+                if not left.any():
                     break
+                turn = Turn(considered, noise, allowance, *tree.dearest())
+                choice = self.rule.choice(least=self.backup == "least", alike=tree.alike)
+                longest = -(-start.mean.shape[1] // source.length)
+                paths = tree.descend(leaves, longest, left, turn, choice)
                 tree.grow(paths, self._imagine(cost, tree, source, paths))
                 spent += leaves * source.length
             yield Known(tree, considered, noise, spent)
 
-    def _descend(self, tree: Tree, leaves: int, turn: "Turn") -> Paths:
-        """From the root along the rule to edges that nobody took, as many as there are."""
-        rule, allowance = self.rule, turn.allowance
-
-        def at_root(here: Edges) -> np.ndarray:
-            return rule.at_root(here, turn.considered, allowance.take(here.node_visits), turn.noise)
-
-        def below(here: Edges) -> np.ndarray:
-            return rule.choose(here, allowance.take(here.node_visits))
-
-        possible = (tree.room[tree.children[tree.roots]] * turn.considered).sum(axis=1)
-        return descend(tree, leaves, possible, [at_root, below], least=self.backup == "least")
-
     def _imagine(self, cost: StepwiseCost, tree: Tree, source: NodeActions, paths: Paths) -> Found:
         """All leaves of all problems in one call of the model."""
         device, (problems, horizon) = tree.latents.device, source.start.mean.shape[:2]
-        parents = torch.from_numpy(paths.parents).to(device)
-        edge = torch.from_numpy(paths.parents * tree.logits.shape[1] + paths.slots).to(device)
-        before = tree.depth[paths.parents]
+        branches, last = tree.chunks.shape[2], np.maximum(paths.depth - 1, 0)[:, None]
+        ends = np.take_along_axis(paths.nodes, last, axis=1)[:, 0]
+        slots = np.take_along_axis(paths.slots, last, axis=1)[:, 0]
+        parents = torch.from_numpy(ends).to(device)
+        edge = torch.from_numpy(ends * branches + slots).to(device)
+        before = tree.depth[ends]
         # problems with nothing left to find are imagined from the root, for nobody
         step = expand_chunk(
             cost,
@@ -139,9 +133,9 @@ class TreeSearch:
         )
         depth = np.minimum(before + source.length, horizon)
         drawn = torch.from_numpy(depth).to(device).view(problems, -1)
-        chunks, logits = source.draw(drawn, tree.logits.shape[1])
+        chunks, logits = source.draw(drawn, branches)
         step_cost, to_go = on_host(step.step_cost).reshape(-1), on_host(step.to_go).reshape(-1)
-        paid = tree.paid[paths.parents] + step_cost
+        paid = tree.paid[ends] + step_cost
         value = paid + to_go + self._unfinished(step_cost, depth - before, horizon - depth)
         return Found(
             latents=step.latents.flatten(0, 1),
@@ -168,31 +162,22 @@ class TreeSearch:
         price = np.where(left > 0, step_cost, 0)
         return left.astype(number) * price / np.maximum(taken, 1).astype(number)
 
-    def _edges(self, tree: Tree) -> Edges:
-        return edges(tree, tree.roots, least=self.backup == "least")
+    def _edges(self, tree: Tree) -> RootEdges:
+        return root_edges(tree, least=self.backup == "least")
 
     def _search(self, known: "Known", start: Plan) -> Search:
-        tree, root = known.tree, self._edges(known.tree)
-        least = np.where(root.tried, tree.least[tree.children[tree.roots]], np.inf)
+        root = self._edges(known.tree)
+        least = root.least
         allowed = self.rule.answer(root, known.considered, known.noise)
         chosen = np.where(allowed, least, np.inf).argmin(axis=1)
         # the answer first, then the others from the cheapest, as many as every problem has tried
         rank = np.where(np.arange(least.shape[1]) == chosen[:, None], -np.inf, least)
-        order = rank.argsort(axis=1, kind="stable")[:, : int(root.used.min())]
+        order = rank.argsort(axis=1, kind="stable")[:, : int(root.tried.sum(axis=1).min())]
         costs = torch.from_numpy(np.take_along_axis(least, order, axis=1)).to(start.mean)
         refuse_dead_ends(costs)
-        paths = best_paths(tree, order, start.mean.shape[1])
+        paths = best_paths(known.tree, order, start.mean.shape[1])
         paths = paths if self.bounds is None else self.bounds.project(paths)
         return Search(Plan(paths[:, 0], start.std), paths, costs, known.spent)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What choices depend on beside the tree."""
-
-    considered: Bool[np.ndarray, "B K"]  # root actions in the running
-    noise: Float[np.ndarray, "B K"]
-    allowance: Int[np.ndarray, " n"]  # edges that may be tried after 0, 1, .. visits
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,16 @@ the values are right.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from jepaplan.planners.proposals import Randomness
 from jepaplan.planners.stepwise import gumbel
-from jepaplan.planners.tree_statistics import Edges, on_host
+from jepaplan.planners.tree_loops import Choice
+from jepaplan.planners.tree_statistics import RootEdges, on_host
 from jepaplan.types import InputError
 
 REPORTS = 8  # how often a search that has no phases of its own tells what it knows
@@ -60,39 +60,17 @@ class PUCT:
         return on_host(torch.zeros_like(logits))
 
     def considered(
-        self, root: Edges, before: Bool[np.ndarray, "B K"], count: int, noise: Float[np.ndarray, "B K"]
+        self, root: RootEdges, before: Bool[np.ndarray, "B K"], count: int, noise: Float[np.ndarray, "B K"]
     ) -> Bool[np.ndarray, "B K"]:
         """All root actions, always."""
         return before
 
-    def at_root(
-        self,
-        root: Edges,
-        considered: Bool[np.ndarray, "B K"],
-        allowed: Int[np.ndarray, " R"],
-        noise: Float[np.ndarray, "B K"],
-    ) -> Int[np.ndarray, " R"]:
-        """The root is a node like any other."""
-        return self.choose(root, allowed)
-
-    def choose(self, node: Edges, allowed: Int[np.ndarray, " R"]) -> Int[np.ndarray, " R"]:
-        """A new edge if so many are `allowed`, else the highest bound."""
-        # edges are tried in the order they were drawn, so the first new one is the number of those tried
-        new = node.used < allowed
-        if new.all():
-            return node.used.copy()
-        tried = node.visits > 0
-        rate = _rates(self.exploration, self.exploration_base, node.most, node.worth.dtype)
-        bound = _shares(node, tried, node.used) * rate.take(node.node_visits)[:, None]
-        bound = bound * np.sqrt(node.node_visits, dtype=rate.dtype)[:, None] / (1 + node.visits) + node.worth
-        np.copyto(bound, -np.inf, where=~tried | (node.room == 0))
-        best = bound.argmax(axis=1)
-        # where all that was tried has been seen to the end, there must be something new
-        new |= bound.reshape(-1).take(node.begin + best) == -np.inf
-        return np.where(new, node.used, best)
+    def choice(self, *, least: bool, alike: bool) -> Choice:
+        """For the way down."""
+        return Choice(False, least, alike, self.exploration, self.exploration_base)
 
     def answer(
-        self, root: Edges, considered: Bool[np.ndarray, "B K"], noise: Float[np.ndarray, "B K"]
+        self, root: RootEdges, considered: Bool[np.ndarray, "B K"], noise: Float[np.ndarray, "B K"]
     ) -> Bool[np.ndarray, "B K"]:
         """Any root action that was tried: the cheapest path decides."""
         return root.tried
@@ -135,7 +113,7 @@ class GumbelHalving:
         return on_host(gumbel(logits, generator))
 
     def considered(
-        self, root: Edges, before: Bool[np.ndarray, "B K"], count: int, noise: Float[np.ndarray, "B K"]
+        self, root: RootEdges, before: Bool[np.ndarray, "B K"], count: int, noise: Float[np.ndarray, "B K"]
     ) -> Bool[np.ndarray, "B K"]:
         """The best `count` of those considered before; at first, a draw from the prior."""
         drawn = noise + root.logits
@@ -145,35 +123,19 @@ class GumbelHalving:
         np.put_along_axis(chosen, score.topk(count, dim=-1).indices.numpy(), True, axis=1)
         return chosen & before
 
-    def at_root(
-        self,
-        root: Edges,
-        considered: Bool[np.ndarray, "B K"],
-        allowed: Int[np.ndarray, " R"],
-        noise: Float[np.ndarray, "B K"],
-    ) -> Int[np.ndarray, " R"]:
-        """Take turns, however many are `allowed`; the best of those with the fewest visits first."""
-        visits = np.where(considered[root.problem] & root.open, root.visits, np.inf)
-        fewest = visits.min(axis=1, keepdims=True)
-        score = self._score(root, noise[root.problem])
-        return np.where(visits == fewest, score, -np.inf).argmax(axis=1)
-
-    def choose(self, node: Edges, allowed: Int[np.ndarray, " R"]) -> Int[np.ndarray, " R"]:
-        """Follow the improved policy as closely as whole visits can."""
-        opened, tried = node.open, node.tried
-        may = opened & (tried | (np.arange(tried.shape[1]) < allowed[:, None]))
-        some = may.any(axis=1, keepdims=True)
-        # where nothing is left of those, all are allowed
-        may = may if some.all() else np.where(some, may, opened)
-        running = may | tried
-        prior = _shares(node, running, running.sum(axis=1))
-        wanted = _prior(node.logits + self._sigma(node, _completed(node, prior)), running)
-        behind = wanted - node.visits / (1 + node.edge_visits[:, None])
-        np.copyto(behind, -np.inf, where=~may)
-        return behind.argmax(axis=1)
+    def choice(self, *, least: bool, alike: bool) -> Choice:
+        """For the way down."""
+        return Choice(
+            True,
+            least,
+            alike,
+            value_scale=self.value_scale,
+            visit_offset=self.visit_offset,
+            noise_scale=self.noise_scale,
+        )
 
     def answer(
-        self, root: Edges, considered: Bool[np.ndarray, "B K"], noise: Float[np.ndarray, "B K"]
+        self, root: RootEdges, considered: Bool[np.ndarray, "B K"], noise: Float[np.ndarray, "B K"]
     ) -> Bool[np.ndarray, "B K"]:
         """The best of those that were looked at the longest, or to the end."""
         left = considered & root.tried
@@ -182,45 +144,9 @@ class GumbelHalving:
         best = np.where(left, self._score(root, noise), -np.inf).argmax(axis=1)
         return np.arange(left.shape[1]) == best[:, None]
 
-    def _score(self, root: Edges, noise: Float[np.ndarray, "R K"]) -> Float[np.ndarray, "R K"]:
-        return self.noise_scale * noise + root.logits + self._sigma(root, root.worth)
-
-    def _sigma(self, node: Edges, worth: Float[np.ndarray, "R K"]) -> Float[np.ndarray, "R K"]:
-        return ((self.visit_offset + node.most_visited) * self.value_scale)[:, None] * worth
+    def _score(self, root: RootEdges, noise: Float[np.ndarray, "B K"]) -> Float[np.ndarray, "B K"]:
+        scale = (self.visit_offset + root.visits.max(axis=1, keepdims=True)) * self.value_scale
+        return self.noise_scale * noise + root.logits + scale * root.worth
 
 
 Rule = PUCT | GumbelHalving
-
-
-@lru_cache(maxsize=64)
-def _rates(exploration: float, base: float, most: int, dtype: np.dtype) -> Float[np.ndarray, " n"]:
-    """How much PUCT explores after 0, 1, .. `most` visits of a node."""
-    visits = torch.from_numpy(np.arange(most + 1, dtype=dtype))
-    return (exploration + ((visits + base + 1) / base).log()).numpy()
-
-
-def _shares(
-    node: Edges, among: Bool[np.ndarray, "R K"], count: Int[np.ndarray, " R"]
-) -> Float[np.ndarray, "R K"] | Float[np.ndarray, "R 1"]:
-    """The prior of so many edges; where all logits are equal the one number that these edges share."""
-    if node.alike:
-        return (1 / np.maximum(count, 1).astype(node.logits.dtype))[:, None]
-    return _prior(node.logits, among)
-
-
-def _prior(logits: Float[np.ndarray, "R K"], among: Bool[np.ndarray, "R K"]) -> Float[np.ndarray, "R K"]:
-    prior = torch.from_numpy(np.where(among, logits, -np.inf)).softmax(dim=-1).numpy()
-    # no edges at all make NaN of a softmax; they have no prior either
-    return np.fmax(prior, 0)
-
-
-def _completed(node: Edges, prior: Float[np.ndarray, "R #K"]) -> Float[np.ndarray, "R K"]:
-    """The worth of tried edges, and for the others the mixed value: of the node and of what was tried."""
-    known = node.tried
-    tried = prior * known
-    # summed by torch: numpy adds in another order
-    share, worth = torch.from_numpy(np.stack([tried, tried * node.worth])).sum(dim=-1, keepdim=True).numpy()
-    visits = node.edge_visits[:, None]
-    average = worth / np.maximum(share, np.finfo(share.dtype).tiny)
-    mixed = (node.own[:, None] + visits * average) / (1 + visits)
-    return np.where(known, node.worth, mixed)

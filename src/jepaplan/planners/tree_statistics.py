@@ -4,12 +4,6 @@ Silver et al., "A general reinforcement learning algorithm that masters chess, s
 Schrittwieser et al., "Mastering Atari, Go, chess and shogi by planning with a learned model", 2020 (MuZero),
 appendix B, told in costs.
 
-    paper               here
-    N(s, a)             visits of the child
-    Q(s, a)             mean or least cost of the paths through the child, from the root on
-    normalised Q        `worth` in [0, 1]: 1 for the cheapest path of the tree, 0 for the dearest
-    virtual loss        Edges.imagine: a path being imagined counts as the dearest until its cost is known
-
 All costs are those of whole paths from the root, so siblings share what led to them, and a constant in
 the cost changes nothing. The model is deterministic, so what has been seen to the end is not looked at again,
 and a search with enough simulations is exhaustive: `room` counts the new nodes that may be built below a node
@@ -17,23 +11,23 @@ before its children have children of their own; without room it is closed. What 
 at each of its ends: a node that has children is as cheap as the cheapest of them, and its own first estimate
 no longer counts.
 
-Latents and actions stay on their device. The rest is a few numbers per node, of which a search reads a
-handful at a time, thousands of times: numpy has less to do around each of these small operations than torch.
+Latents and actions stay on their device. The rest is a few numbers per edge on the host, where `tree_loops`
+goes through them.
 
     axis    meaning
     B M     problems and their nodes; node m of problem b is number b M + m of all, its tree's root is b M
-    N       all of these, and at the end the spare: where edges lead that nobody took
-    R       some nodes, whose edges are looked at
+    N       all of these
     I       leaves being imagined, L for each problem: number l of problem b is b L + l
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from jepaplan.planners.tree_loops import Choice, Paths, Tables, Turn, descend, settle
 
 
 @dataclass
@@ -42,17 +36,12 @@ class Tree:
 
     latents: Float[Tensor, "B M *latent"]
     chunks: Float[Tensor, "B M K C A"]  # the edges that may leave a node
-    logits: Float[np.ndarray, "N K"]  # of their prior
-    children: Int[np.ndarray, "N K"]  # where they lead
+    tables: Tables
     depth: Int[np.ndarray, " N"]  # model steps from the root
     paid: Float[np.ndarray, " N"]  # by those steps
-    value: Float[np.ndarray, " N"]  # cost of the whole path as estimated when the node was new
-    visits: Float[np.ndarray, " N"]
-    total: Float[np.ndarray, " N"]  # sum of the costs of the paths through the node
-    least: Float[np.ndarray, " N"]  # the cheapest path through the node that ends where nobody went on
-    room: Int[np.ndarray, " N"]
     low: Float[np.ndarray, " B"]  # the cheapest finite path of each tree
     high: Float[np.ndarray, " B"]  # and the dearest
+    alike: bool  # all logits are equal
     size: int = 1  # nodes of each problem that are in use
 
     @classmethod
@@ -65,34 +54,31 @@ class Tree:
     ) -> "Tree":
         """Trees of one root each, with room for `nodes` more."""
         problems, branches = len(root), logits.shape[2]
-        count = problems * (nodes + 1) + 1
+        count = problems * (nodes + 1)
         # half precision cannot count: its whole numbers end at 256 or 2048
         number = np.float64 if chunks.dtype == torch.float64 else np.float32
         tree = cls(
             latents=root.new_empty(problems, nodes + 1, *root.shape[1:]),
             chunks=chunks.new_empty(problems, nodes + 1, *chunks.shape[2:]),
-            logits=np.zeros((count, branches), number),
-            children=np.full((count, branches), count - 1),
+            tables=Tables(
+                logits=np.zeros((count, branches), number),
+                children=np.zeros((count, branches), np.int32),
+                visits=np.zeros((count, branches), number),
+                total=np.zeros((count, branches), number),
+                least=np.zeros((count, branches), number),
+                room=np.zeros((count, branches), np.int32),
+                value=np.zeros(count, number),
+            ),
             depth=np.zeros(count, int),
             paid=np.zeros(count, number),
-            value=np.zeros(count, number),
-            visits=np.zeros(count, number),
-            total=np.zeros(count, number),
-            least=np.full(count, np.inf, number),
-            room=np.zeros(count, int),
             low=np.full(problems, np.inf, number),
             high=np.full(problems, -np.inf, number),
+            alike=True,
         )
         tree.latents[:, 0], tree.chunks[:, 0] = root, chunks[:, 0]
-        tree.logits[tree.roots] = on_host(logits[:, 0])
-        tree.room[tree.roots] = branches
-        tree._reset_spare()
+        tree.tables.room[tree.roots] = 1
+        tree._prefer(tree.roots, on_host(logits[:, 0]))
         return tree
-
-    @property
-    def spare(self) -> int:
-        """Where edges lead that nobody took: a node without visits and with room for one."""
-        return len(self.visits) - 1
 
     @property
     def roots(self) -> Int[np.ndarray, " B"]:
@@ -106,74 +92,40 @@ class Tree:
         np.subtract(self.high, self.low, out=spread, where=known)
         return np.where(known, self.high, 0).astype(spread.dtype, copy=False), spread
 
-    def grow(self, paths: "Paths", found: "Found") -> None:
+    def descend(
+        self, leaves: int, longest: int, possible: Int[np.ndarray, " B"], turn: Turn, choice: Choice
+    ) -> Paths:
+        """The way to `leaves` edges of each tree that nobody took, as far as `possible`."""
+        count = leaves * len(possible)
+        paths = Paths(
+            nodes=np.empty((count, longest), np.int64),
+            slots=np.empty((count, longest), np.int64),
+            before=np.empty((count, longest), self.paid.dtype),
+            depth=np.empty(count, np.int64),
+        )
+        descend(self.tables, paths, possible, turn, choice)
+        return paths
+
+    def grow(self, paths: Paths, found: "Found") -> None:
         """Hang the new nodes below their edges, and tell every ancestor what the path through it costs."""
-        problems, leaves = len(self.latents), paths.leaves
+        problems = len(self.latents)
+        leaves = len(paths.depth) // problems
         self.latents[:, self.size : self.size + leaves] = found.latents.unflatten(0, (problems, leaves))
         self.chunks[:, self.size : self.size + leaves] = found.chunks.unflatten(0, (problems, leaves))
         nodes = (self.roots[:, None] + self.size + np.arange(leaves)).reshape(-1)
         self.size += leaves
-        self.logits[nodes], self.depth[nodes] = found.logits, found.depth
-        self.paid[nodes], self.value[nodes], self.least[nodes] = found.paid, found.value, found.value
-        room = np.where(found.final, 0, found.logits.shape[1])
-        self._tell_ancestors(paths, nodes, room)
-        self.room[nodes] = room
-        real = paths.possible
-        self.children[paths.parents[real], paths.slots[real]] = nodes[real]
-        for level in reversed(paths.levels):
-            self.least[level.nodes] = self.least[self.children[level.nodes]].min(axis=1)
-        self._widen_range(np.where(real & np.isfinite(found.value), found.value, np.nan), problems)
+        self.depth[nodes], self.paid[nodes] = found.depth, found.paid
+        self._prefer(nodes, found.logits)
+        settle(self.tables, paths, nodes, found.value, found.final)
+        known = np.where((paths.depth > 0) & np.isfinite(found.value), found.value, np.nan)
+        known = known.reshape(problems, -1)
+        self.low = np.fmin(self.low, np.fmin.reduce(known, axis=1))
+        self.high = np.fmax(self.high, np.fmax.reduce(known, axis=1))
 
-    def _tell_ancestors(
-        self, paths: "Paths", nodes: Int[np.ndarray, " I"], room: Int[np.ndarray, " I"]
-    ) -> None:
-        path = np.full((len(paths.levels) + 1, len(nodes)), self.spare)
-        for depth, level in enumerate(paths.levels):
-            path[depth, level.leaves] = level.at
-        real = np.flatnonzero(paths.possible)
-        path[paths.depth[real], real] = nodes[real]
-        # from the leaves up, so that sums do not depend on how long other paths are
-        row = paths.depth - np.arange(len(path))[:, None]
-        above = np.where(row < 0, self.spare, path[row, np.arange(len(nodes))]).reshape(-1)
-        # one axis each: with two, `add.at` of numpy 2.4 adds numbers that nobody gave it
-        np.add.at(self.total, above, self.value[nodes][None].repeat(len(path), axis=0).reshape(-1))
-        np.add.at(self.visits, above, np.ones(len(above), self.visits.dtype))
-        np.add.at(self.room, above, (room - 1)[None].repeat(len(path), axis=0).reshape(-1))
-        self._reset_spare()
-
-    def _reset_spare(self) -> None:
-        self.visits[self.spare] = self.total[self.spare] = 0
-        self.room[self.spare] = 1
-
-    def _widen_range(self, values: Float[np.ndarray, " I"], problems: int) -> None:
-        values = values.reshape(problems, -1)
-        self.low = np.fmin(self.low, np.fmin.reduce(values, axis=1))
-        self.high = np.fmax(self.high, np.fmax.reduce(values, axis=1))
-
-
-@dataclass(frozen=True)
-class Level:
-    """Where paths are after so many edges."""
-
-    leaves: Int[np.ndarray, " n"]  # which paths come so far
-    at: Int[np.ndarray, " n"]  # the node of each
-    nodes: Int[np.ndarray, " R"]  # all of these nodes, each once
-
-
-@dataclass
-class Paths:
-    """The way to each of the leaves that are imagined next."""
-
-    leaves: int  # L
-    parents: Int[np.ndarray, " I"]  # of the leaf; the root where a problem has nothing left to find
-    slots: Int[np.ndarray, " I"]  # which of the parent's edges leads to it
-    depth: Int[np.ndarray, " I"]  # edges from the root; 0 where there is nothing left to find
-    levels: list[Level]
-
-    @property
-    def possible(self) -> Bool[np.ndarray, " I"]:
-        """There is such a leaf."""
-        return self.depth > 0
+    def _prefer(self, nodes: Int[np.ndarray, " I"], logits: Float[np.ndarray, "I K"]) -> None:
+        if logits.any():  # the tables begin with zeros
+            self.tables.logits[nodes] = logits
+            self.alike = False
 
 
 @dataclass(frozen=True)
@@ -189,108 +141,53 @@ class Found:
     final: Bool[np.ndarray, " I"]  # at the horizon
 
 
-@dataclass
-class Edges:
-    """What leaves some nodes: K edges of each of R nodes, in tables of their own, which `imagine` writes."""
+@dataclass(frozen=True)
+class RootEdges:
+    """What leaves the roots while no path is being imagined."""
 
-    problem: Int[np.ndarray, " R"]
-    logits: Float[np.ndarray, "R K"]
-    settled: Float[np.ndarray, "R K"]  # visits of which the cost is known
-    total: Float[np.ndarray, "R K"]  # sum of these costs
-    visits: Float[np.ndarray, "R K"]  # of paths being imagined, too
-    worth: Float[np.ndarray, "R K"]  # in [0, 1], higher is cheaper; 0 where nobody went
-    room: Int[np.ndarray, "R K"]  # new nodes that may still be built there
-    used: Int[np.ndarray, " R"]  # how many edges were tried
-    node_visits: Int[np.ndarray, " R"]  # of the node itself
-    edge_visits: Float[np.ndarray, " R"]  # of all edges together
-    most_visited: Float[np.ndarray, " R"]  # visits of the edge that has most
-    own: Float[np.ndarray, " R"]  # worth of the node itself as estimated when it was new
-    high: Float[np.ndarray, " R"]  # what the dearest path costs
-    spread: Float[np.ndarray, " R"]  # and how much less the cheapest
-    begin: Int[np.ndarray, " R"]  # of each row when a table is written in one
-    least: bool  # the cheapest path counts, and no path that is only imagined makes it dearer
-    alike: bool  # all logits are equal
-    most: int  # visits that any node can have
+    logits: Float[np.ndarray, "B K"]
+    visits: Float[np.ndarray, "B K"]
+    worth: Float[np.ndarray, "B K"]  # in [0, 1], higher is cheaper; 0 where nobody went
+    least: Float[np.ndarray, "B K"]  # cost of the cheapest path; infinite where nobody went
+    room: Int[np.ndarray, "B K"]
 
     @property
-    def tried(self) -> Bool[np.ndarray, "R K"]:
+    def tried(self) -> Bool[np.ndarray, "B K"]:
         """Somebody went."""
         return self.visits > 0
 
     @property
-    def open(self) -> Bool[np.ndarray, "R K"]:
+    def open(self) -> Bool[np.ndarray, "B K"]:
         """Nobody went, or there is something left to find."""
         return self.room > 0
 
-    def imagine(self, slot: Int[np.ndarray, " r"]) -> None:
-        """A path through this edge of each node counts as the dearest, for the time being."""
-        at = self.begin + slot
-        self.node_visits += 1
-        self.edge_visits += 1
-        self.room.reshape(-1)[at] -= 1
-        visits = self.visits.reshape(-1)
-        count = visits[at] + 1
-        visits[at] = count
-        self.used += count == 1
-        np.maximum(self.most_visited, count, out=self.most_visited)
-        if not self.least:
-            unknown = count - self.settled.reshape(-1)[at]
-            cost = (self.total.reshape(-1)[at] + unknown * self.high) / count
-            self.worth.reshape(-1)[at] = _worth(cost, self.high, self.spread)
-
-    def first(self, rows: int) -> "Edges":
-        """Those of the first nodes; what is imagined of one is seen by the other."""
-        tables: dict[str, Any] = vars(self)
-        tables = {
-            name: each[:rows] if isinstance(each, np.ndarray) else each for name, each in tables.items()
-        }
-        return Edges(**tables)
-
 
 @np.errstate(invalid="ignore")  # costs may be infinite
-def edges(tree: Tree, nodes: Int[np.ndarray, " R"], *, least: bool) -> Edges:
-    """The edges of these nodes; `least`: Q is the cheapest path's cost, else the mean."""
-    child = tree.children[nodes]
-    problem = nodes // tree.latents.shape[1]
-    high, spread = (bound[problem] for bound in tree.dearest())
-    logits, settled, total = tree.logits[nodes], tree.visits[child], tree.total[child]
-    cost = np.minimum(tree.least[child], high[:, None]) if least else total / np.maximum(settled, 1)
-    tried = child != tree.spare
-    return Edges(
-        problem=problem,
-        logits=logits,
-        settled=settled,
-        total=total,
-        visits=settled.copy(),
-        worth=_worth(cost, high[:, None], spread[:, None]) * tried,
-        room=tree.room[child],
-        used=tried.sum(axis=1),
-        node_visits=tree.visits[nodes].astype(int),
-        edge_visits=settled.sum(axis=1),
-        most_visited=settled.max(axis=1),
-        own=_worth(tree.value[nodes], high, spread),
-        high=high,
-        spread=spread,
-        begin=np.arange(len(nodes)) * logits.shape[1],
-        least=least,
-        alike=not logits.any(),
-        most=tree.latents.shape[1],
-    )
+def root_edges(tree: Tree, *, least: bool) -> RootEdges:
+    """The edges of all roots; `least`: Q is the cheapest path's cost, else the mean."""
+    tables, roots = tree.tables, tree.roots
+    visits = tables.visits[roots]
+    cheapest = np.where(visits > 0, tables.least[roots], np.inf)
+    high, spread = (bound[:, None] for bound in tree.dearest())
+    cost = np.minimum(cheapest, high) if least else tables.total[roots] / np.maximum(visits, 1)
+    # an infinite cost is worth as little as the dearest; where all are infinite fmax turns NaN to 0
+    worth = np.fmin(np.fmax((high - cost) / spread, 0), 1) * (visits > 0)
+    return RootEdges(tables.logits[roots], visits, worth, cheapest, tables.room[roots])
 
 
 def best_paths(tree: Tree, slots: Int[np.ndarray, "B S"], horizon: int) -> Float[Tensor, "B S H A"]:
     """The cheapest path through each of these edges of the root; zeros beyond the depth where it was left."""
+    tables, branches = tree.tables, slots.dtype.type(tree.tables.visits.shape[1])
     nodes, edge = np.broadcast_to(tree.roots[:, None], slots.shape), slots
     further = np.ones(slots.shape, bool)
     taken: list[np.ndarray] = []
     while further.any():
-        taken.append(np.where(further, nodes * tree.logits.shape[1] + edge, -1))
-        nodes = np.where(further, tree.children[nodes, edge], nodes)
-        children = tree.children[nodes]
-        tried = children != tree.spare
+        taken.append(np.where(further, nodes * branches + edge, -1))
+        nodes = np.where(further, tables.children[nodes, edge], nodes)
+        tried = tables.children[nodes] > 0
         further = further & tried.any(axis=-1)
         # the cheapest may cost infinity: those that nobody took cost more
-        cost = np.minimum(tree.least[children], np.finfo(tree.least.dtype).max)
+        cost = np.minimum(tables.least[nodes], np.finfo(tables.least.dtype).max)
         edge = np.where(tried, cost, np.inf).argmin(axis=-1)
     path = torch.from_numpy(np.stack(taken, axis=-1)).to(tree.chunks.device)
     steps = tree.chunks.flatten(0, 2)[path.clamp(min=0)]
@@ -302,8 +199,3 @@ def on_host(values: Tensor) -> Float[np.ndarray, "*shape"]:
     """As numbers that numpy can count with: it knows no bfloat16."""
     values = values.detach()
     return (values if values.dtype == torch.float64 else values.float()).cpu().numpy()
-
-
-def _worth(cost: np.ndarray, high: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    # an infinite cost is worth as little as the dearest; where all are infinite fmax turns NaN to 0
-    return np.fmin(np.fmax((high - cost) / spread, 0), 1)

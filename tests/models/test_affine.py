@@ -26,13 +26,38 @@ def test_it_keeps_leading_axes_and_other_dtypes():
         assert linear.bfloat16()(torch.randn(2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
-def test_with_gradients_it_is_nn_linear_to_the_bit():
-    given, linear = torch.randn(9, 6, requires_grad=True), Affine(6, 4)
-    mine = torch.autograd.grad(linear(given).square().sum(), [given, *linear.parameters()])
-    theirs = torch.autograd.grad(
-        F.linear(given, linear.weight, linear.bias).square().sum(), [given, *linear.parameters()]
-    )
-    assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+@pytest.mark.parametrize(("inputs", "outputs"), [(24, 72), (72, 24), (24, 24)])
+def test_faster_products_are_linear_layers_with_the_same_gradients(inputs, outputs):
+    torch.manual_seed(0)
+    layer, rows = Affine(inputs, outputs), torch.randn(5, 7, inputs, requires_grad=True)
+    direction = torch.randn(5, 7, outputs)
+    found = torch.autograd.grad(layer(rows), (rows, *layer.parameters()), direction)
+    plain = F.linear(rows, layer.weight, layer.bias)
+    expected = torch.autograd.grad(plain, (rows, *layer.parameters()), direction)
+    torch.testing.assert_close(layer(rows), plain, rtol=1e-5, atol=1e-5)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        assert one.is_contiguous()
+
+
+def test_faster_products_step_aside_where_they_cannot_go():
+    layer, rows = Affine(8, 6), torch.randn(4, 3, 8)
+    each = torch.func.vmap(layer)(rows)
+    torch.testing.assert_close(each, layer(rows))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(rows).dtype == torch.bfloat16
+        with torch.no_grad():
+            assert layer(rows).dtype == torch.bfloat16
+    twice = Affine(8, 6).double()
+    assert torch.autograd.gradgradcheck(twice, rows.double().requires_grad_())
+
+
+@pytest.mark.skipif(not module.available(), reason="oneDNN's product is not used on this processor")
+def test_second_derivatives_of_faster_products_are_refused_not_wrong():
+    layer, rows = Affine(8, 6), torch.randn(4, 8, requires_grad=True)
+    (first,) = torch.autograd.grad(layer(rows).square().sum(), rows, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
 
 
 def test_a_torch_without_the_operator_still_plans(monkeypatch: pytest.MonkeyPatch):

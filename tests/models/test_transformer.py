@@ -2,12 +2,9 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from jepaplan.models.affine import available
 from jepaplan.models.rotary import Rotation, rotation_of_grid
-from jepaplan.models.trained_affine import TrainedAffine
 from jepaplan.models.transformer import Block, hidden_width, initialise, run_blocks
 from jepaplan.types import InputError
 
@@ -107,37 +104,3 @@ def test_the_giants_perceptron_is_6144_wide():
     assert hidden_width(1408, 48 / 11) == 6144
     with pytest.raises(InputError, match="mlp_ratio=4"):
         hidden_width(24, 0.0)
-
-
-@pytest.mark.parametrize(("inputs", "outputs"), [(24, 72), (72, 24), (24, 24)])
-def test_faster_products_are_linear_layers_with_the_same_gradients(inputs, outputs):
-    torch.manual_seed(0)
-    layer, rows = TrainedAffine(inputs, outputs), torch.randn(5, 7, inputs, requires_grad=True)
-    direction = torch.randn(5, 7, outputs)
-    found = torch.autograd.grad(layer(rows), (rows, *layer.parameters()), direction)
-    plain = F.linear(rows, layer.weight, layer.bias)
-    expected = torch.autograd.grad(plain, (rows, *layer.parameters()), direction)
-    torch.testing.assert_close(layer(rows), plain, rtol=1e-5, atol=1e-5)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-        assert one.is_contiguous()
-
-
-def test_faster_products_step_aside_where_they_cannot_go():
-    layer, rows = TrainedAffine(8, 6), torch.randn(4, 3, 8)
-    each = torch.func.vmap(layer)(rows)
-    torch.testing.assert_close(each, layer(rows))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert layer(rows).dtype == torch.bfloat16
-        with torch.no_grad():
-            assert layer(rows).dtype == torch.bfloat16
-    twice = TrainedAffine(8, 6).double()
-    assert torch.autograd.gradgradcheck(twice, rows.double().requires_grad_())
-
-
-@pytest.mark.skipif(not available(), reason="oneDNN's product is not used on this processor")
-def test_second_derivatives_of_faster_products_are_refused_not_wrong():
-    layer, rows = TrainedAffine(8, 6), torch.randn(4, 8, requires_grad=True)
-    (first,) = torch.autograd.grad(layer(rows).square().sum(), rows, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()

@@ -44,6 +44,8 @@ def test_all_stages_learn_something(tiny_run):
     assert metrics[-1]["far"] > 0  # some imagined states were joined by a way
     assert all(torch.isfinite(torch.tensor(row["loss"])) for row in metrics)
     loaded = load_run(tiny_run)
+    # a planner's gradients go to its actions, and nobody pays for those of weights
+    assert not any(parameter.requires_grad for parameter in loaded.system.parameters())
     assert set(loaded.seconds) == {"world_model", "predictor", "imagined_value"}
     assert not loaded.system.training
 

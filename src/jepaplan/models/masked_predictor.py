@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from jepaplan.models.affine import Affine
 from jepaplan.models.rotary import (
     ROPE_BASE,
     Grid,
@@ -27,7 +28,6 @@ from jepaplan.models.rotary import (
     refuse_unturnable_heads,
     rotation_of_ids,
 )
-from jepaplan.models.trained_affine import TrainedAffine
 from jepaplan.models.transformer import LAYER_NORM_EPSILON, Block, hidden_width, initialise, run_blocks
 from jepaplan.types import InputError
 
@@ -75,13 +75,13 @@ class MaskedPredictor(nn.Module):
             raise InputError(f"encoder_width is the width of the encoder's latents; got {encoder_width}")
         self.config = config
         self.encoder_width = encoder_width
-        self.embedding = TrainedAffine(encoder_width, config.width)
+        self.embedding = Affine(encoder_width, config.width)
         self.mask_tokens = nn.Parameter(torch.empty(config.mask_tokens, config.width))
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPSILON)
-        self.readout = TrainedAffine(config.width, encoder_width)
+        self.readout = Affine(config.width, encoder_width)
         self.reset_parameters()
 
     @torch.no_grad()

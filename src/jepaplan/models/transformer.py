@@ -22,8 +22,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from jepaplan.models.affine import Affine
 from jepaplan.models.rotary import Rotation, refuse_unturnable_heads
-from jepaplan.models.trained_affine import TrainedAffine
 from jepaplan.types import InputError
 
 LAYER_NORM_EPSILON = 1e-6
@@ -36,8 +36,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query_key_value = TrainedAffine(width, 3 * width)
-        self.output = TrainedAffine(width, width)
+        self.query_key_value = Affine(width, 3 * width)
+        self.output = Affine(width, width)
 
     def forward(
         self,
@@ -65,8 +65,8 @@ class Block(nn.Module):
         self.norm_attention = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
         self.attention = Attention(width, heads)
         self.norm_mlp = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
-        self.expand = TrainedAffine(width, hidden)
-        self.contract = TrainedAffine(hidden, width)
+        self.expand = Affine(width, hidden)
+        self.contract = Affine(hidden, width)
 
     def forward(
         self,

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from jepaplan.models.affine import affine
 from jepaplan.models.rotary import (
     ROPE_BASE,
     Grid,
@@ -32,7 +33,6 @@ from jepaplan.models.rotary import (
     refuse_unturnable_heads,
     rotation_of_grid,
 )
-from jepaplan.models.trained_affine import trained_affine
 from jepaplan.models.transformer import (
     INITIAL_STD,
     LAYER_NORM_EPSILON,
@@ -201,7 +201,7 @@ class PatchEmbedding(nn.Module):
         pixels = self._tubelets(clips)
         if keep is not None:
             pixels = _pick(pixels, keep)
-        return trained_affine(pixels.flatten(2), self.weight.flatten(1), self.bias)
+        return affine(pixels.flatten(2), self.weight.flatten(1), self.bias)
 
     def _tubelets(self, clips: Tensor) -> Tensor:
         """Pixels of each token in the order of the weight: channel, frame, row, column. No copy yet."""

@@ -93,7 +93,10 @@ def load_run(path: Path | str) -> LoadedRun:
     )
     system = build_system(experiment, interface)
     load_weights(run.weights, system)
-    return LoadedRun(path=run.path, experiment=experiment, system=system.eval(), card=card)
+    # gradients of a plan go to its actions: weights that asked for theirs would be paid for, too
+    return LoadedRun(
+        path=run.path, experiment=experiment, system=system.eval().requires_grad_(False), card=card
+    )
 
 
 def is_finished(path: Path | str, experiment: Experiment | VideoExperiment) -> bool:

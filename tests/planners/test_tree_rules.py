@@ -59,9 +59,11 @@ def turn_of(tables: Tables, allowed: int) -> Turn:
 
 def chosen_by(rule: PUCT | GumbelHalving, tables: Tables, allowed: int, *, least: bool = False) -> int:
     """What the rule takes at a node below the root, itself visited once more than its edges."""
-    choose = choose_gumbel if isinstance(rule, GumbelHalving) else choose_puct
     choice = rule.choice(least=least, alike=not tables.logits.any())
-    return choose(tables, 0, tables.visits.sum() + 1, turn_of(tables, allowed), 0, choice)
+    situation = (tables, 0, tables.visits.sum() + 1, turn_of(tables, allowed), 0, choice)
+    if isinstance(rule, PUCT):
+        return choose_puct(*situation)
+    return choose_gumbel(*situation, np.empty(tables.visits.shape[1]))
 
 
 @pytest.mark.parametrize("least", [False, True])

@@ -142,8 +142,16 @@ def choose_at_gumbel_root(tables: Tables, node: int, turn: Turn, problem: int, c
 
 
 @_compiled
-def choose_gumbel(tables: Tables, node: int, visits: float, turn: Turn, problem: int, choice: Choice) -> int:
-    """Follow the improved policy as closely as whole visits can."""
+def choose_gumbel(
+    tables: Tables,
+    node: int,
+    visits: float,
+    turn: Turn,
+    problem: int,
+    choice: Choice,
+    scores: Float[np.ndarray, " K"],
+) -> int:
+    """Follow the improved policy as closely as whole visits can; `scores` is overwritten."""
     edges, high, spread = tables.visits.shape[1], turn.high[problem], turn.spread[problem]
     allowed = turn.allowance[int(visits)]
     some = False  # of those allowed there is one left; else all are allowed
@@ -170,38 +178,25 @@ def choose_gumbel(tables: Tables, node: int, visits: float, turn: Turn, problem:
     peak = -math.inf
     for slot in range(edges):
         if tables.visits[node, slot] > 0 or (tables.room[node, slot] > 0 and slot < limit):
-            peak = max(peak, _raised(tables, node, slot, high, spread, choice, scale, mixed))
+            worth = mixed
+            if tables.visits[node, slot] > 0:
+                worth = _worth(tables, node, slot, high, spread, choice.least)
+            scores[slot] = tables.logits[node, slot] + scale * worth
+            peak = max(peak, scores[slot])
+        else:
+            scores[slot] = -math.inf
     total = 0.0
     for slot in range(edges):
-        if tables.visits[node, slot] > 0 or (tables.room[node, slot] > 0 and slot < limit):
-            total += math.exp(_raised(tables, node, slot, high, spread, choice, scale, mixed) - peak)
+        scores[slot] = math.exp(scores[slot] - peak)
+        total += scores[slot]
     best, chosen = -math.inf, 0
     for slot in range(edges):
         count = tables.visits[node, slot]
         if tables.room[node, slot] > 0 and (count > 0 or slot < limit):
-            raised = _raised(tables, node, slot, high, spread, choice, scale, mixed)
-            behind = math.exp(raised - peak) / total - count / (1 + taken)
+            behind = scores[slot] / total - count / (1 + taken)
             if behind > best:
                 best, chosen = behind, slot
     return chosen
-
-
-@_compiled
-def _raised(
-    tables: Tables,
-    node: int,
-    slot: int,
-    high: float,
-    spread: float,
-    choice: Choice,
-    scale: float,
-    mixed: float,
-) -> float:
-    """The logit of an edge in the improved policy; `mixed` stands for the worth of what nobody tried."""
-    worth = mixed
-    if tables.visits[node, slot] > 0:
-        worth = _worth(tables, node, slot, high, spread, choice.least)
-    return tables.logits[node, slot] + scale * worth
 
 
 @_compiled
@@ -214,6 +209,7 @@ def descend(
 ) -> None:
     """Fill `paths` with ways to edges that nobody took, of each tree's leaves the first `possible`."""
     problems = len(possible)
+    scores = np.empty(tables.visits.shape[1], tables.total.dtype)
     leaves, size = len(paths.depth) // problems, len(tables.value) // problems
     for problem in range(problems):
         for leaf in range(problem * leaves, (problem + 1) * leaves):
@@ -229,7 +225,7 @@ def descend(
                 elif depth == 0:
                     chosen = choose_at_gumbel_root(tables, node, turn, problem, choice)
                 else:
-                    chosen = choose_gumbel(tables, node, visits, turn, problem, choice)
+                    chosen = choose_gumbel(tables, node, visits, turn, problem, choice, scores)
                 paths.nodes[leaf, depth], paths.slots[leaf, depth] = node, chosen
                 paths.before[leaf, depth] = tables.total[node, chosen]
                 depth += 1

@@ -135,6 +135,14 @@ def test_the_predictor_is_the_mlp_on_the_concatenation(activation, norm, residua
     assert torch.autograd.gradcheck(predictor, (latent.requires_grad_(), action.requires_grad_()))
 
 
+def test_a_predictor_that_begins_still_leaves_every_latent_as_it_is():
+    config = PredictorConfig(hidden=32, layers=2, residual=True, begins_still=True, held=4)
+    latents = torch.randn(5, 16)
+    assert torch.equal(MLPPredictor(16, 2, config)(latents, torch.randn(5, 2)), latents)
+    with pytest.raises(InputError, match="begins_still needs residual=True"):
+        PredictorConfig(begins_still=True)
+
+
 @pytest.mark.parametrize("residual", [True, False])
 def test_no_action_changes_the_held_part_of_a_latent(residual):
     torch.manual_seed(0)

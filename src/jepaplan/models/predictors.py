@@ -53,6 +53,7 @@ class PredictorConfig:
     norm: bool = True  # LayerNorm before each activation
     residual: bool = False  # predict the change of the latent instead of the latent
     held: int = 0  # leading numbers of the latent that no action changes: the scene
+    begins_still: bool = False  # with `residual`: before training, every action leaves the latent as it is
 
     def __post_init__(self) -> None:
         if self.hidden < 1 or self.layers < 1:
@@ -64,6 +65,11 @@ class PredictorConfig:
             raise InputError(
                 f"held counts the leading numbers of the latent that no action changes; got {self.held}, "
                 "write 0 for none"
+            )
+        if self.begins_still and not self.residual:
+            raise InputError(
+                "begins_still needs residual=True: without it the predictor begins by answering zero, not by "
+                "leaving the latent as it is"
             )
         if self.activation not in _ACTIVATIONS:
             raise InputError(f"activation is {self.activation!r}; known: {', '.join(_ACTIVATIONS)}")
@@ -92,6 +98,9 @@ class MLPPredictor(nn.Module):
                 "it must leave some that do"
             )
         self.last = Affine(config.hidden, latent_width - config.held)
+        if config.begins_still:
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)
 
     def forward(self, latent: Float[Tensor, "B D"], action: Float[Tensor, "B A"]) -> Float[Tensor, "B D"]:
         """The latent one model step later."""

@@ -83,6 +83,7 @@ class Setting:
     updates: int  # of each stage
     batch: int
     cached_batch: int | None = None  # of stages on cached latents, where items cost little; none: `batch`
+    cached_updates: int | None = None  # of the same; none: `updates`
     steps: int = 15  # actions per segment where frames are encoded; segments of 16 states in the paper
     base_learning_rate: float = 0.0028  # for 256 items
     evaluate_every: int = 1000  # updates
@@ -95,8 +96,9 @@ class Setting:
     def fit(self, cached: bool = False) -> FitConfig:
         """How every stage is trained; `cached` where it learns from latents that were encoded once."""
         batch = self.cached_batch if cached and self.cached_batch is not None else self.batch
+        updates = self.cached_updates if cached and self.cached_updates is not None else self.updates
         return FitConfig(
-            updates=self.updates,
+            updates=updates,
             batch=batch,
             learning_rate=scaled_learning_rate(self.base_learning_rate, batch),
             weight_decay=1e-6,

@@ -6,6 +6,7 @@ from jepaplan.models.encoders import (
     CompactEncoder,
     ImpalaConfig,
     ImpalaEncoder,
+    expectation_and_level,
     spatial_expectation,
 )
 from jepaplan.types import InputError
@@ -76,6 +77,27 @@ def test_keypoints_are_read_to_a_fraction_of_a_pixel(x, y):
     found_x, found_y = spatial_expectation(maps[None, None])[0, 0]
     assert (found_x + 1) / 2 * 14 == pytest.approx(x, abs=0.01)
     assert (found_y + 1) / 2 * 12 == pytest.approx(y, abs=0.01)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_points_and_levels_and_their_gradients_are_those_of_softmax(layout, dtype):
+    generator = torch.Generator().manual_seed(0)
+    maps = (3 * torch.randn(4, 5, 6, 7, generator=generator)).to(dtype).contiguous(memory_format=layout)
+    directions = [torch.randn(4, 5, 2, generator=generator), torch.randn(4, 5, generator=generator)]
+    maps.requires_grad_(True)
+    found = expectation_and_level(maps)
+    slope = torch.autograd.grad(found, maps, [part.to(found[0].dtype) for part in directions])[0]
+    exact = maps.detach().double().requires_grad_(True)
+    weights = exact.flatten(2).softmax(-1).unflatten(2, (6, 7))
+    x = (weights * torch.linspace(-1, 1, 7, dtype=torch.float64)).sum((2, 3))
+    y = (weights * torch.linspace(-1, 1, 6, dtype=torch.float64)[:, None]).sum((2, 3))
+    expected = (torch.stack([x, y], dim=-1), exact.flatten(2).logsumexp(-1))
+    steep = torch.autograd.grad(expected, exact, [part.double() for part in directions])[0]
+    close = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
+    for mine, theirs in zip((*found, slope), (*expected, steep), strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=close, atol=close)
+    assert slope.dtype == dtype
 
 
 def test_nonsense_is_refused():

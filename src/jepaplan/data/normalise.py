@@ -134,7 +134,11 @@ class PixelNormaliser(nn.Module):
         self._check(pixels)
         scale = 1 / (255 * self.std)
         shift = self.mean / self.std
-        return pixels.to(self.mean.dtype) * scale[:, None, None] - shift[:, None, None]
+        images = pixels.to(self.mean.dtype) * scale[:, None, None] - shift[:, None, None]
+        if images.ndim == 4 and images.device.type == "cpu":
+            # a processor convolves faster where the channels of a pixel are neighbours in memory
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images
 
     def _check(self, pixels: Tensor) -> None:
         channels, height, width = due = tuple(int(length) for length in self.image_shape)

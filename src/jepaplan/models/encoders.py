@@ -16,13 +16,14 @@ gamma 0.98 must be able to express.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jepaplan.models.affine import Affine
 from jepaplan.types import InputError
 
 
@@ -166,19 +167,68 @@ class KeypointReadout(nn.Module):
 
     def forward(self, maps: Float[Tensor, "B C height width"]) -> Float[Tensor, "B features"]:
         """One vector per image: x and y of each keypoint, then the flattened map."""
-        points = spatial_expectation(self.keypoint_maps(maps) * torch.exp(-self.log_temperature))
+        points = spatial_expectation(sharpened(self.keypoint_maps, maps, torch.exp(-self.log_temperature)))
         return torch.cat([points.flatten(1), self.flat(maps)], dim=1)
+
+
+def sharpened(
+    layer: nn.Conv2d, maps: Float[Tensor, "B C height width"], sharpness: Float[Tensor, ""]
+) -> Float[Tensor, "B K height width"]:
+    """`sharpness * layer(maps)` of a 1x1 convolution: its few weights are scaled, not all the maps."""
+    assert layer.bias is not None
+    return F.conv2d(maps, layer.weight * sharpness, layer.bias * sharpness)
 
 
 def spatial_expectation(maps: Float[Tensor, "B K height width"]) -> Float[Tensor, "B K 2"]:
     """Expected (x, y) under the softmax of each map; -1 and 1 are the centres of the outermost pixels."""
+    return expectation_and_level(maps)[0]
+
+
+def expectation_and_level(
+    maps: Float[Tensor, "B K height width"],
+) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
+    """`spatial_expectation`, and the logarithm of the sum of exponentials of each map."""
     height, width = maps.shape[-2:]
-    # One softmax and one small matrix product: marginals first would read the maps twice.
-    weights = torch.softmax(maps.flatten(-2), dim=-1)
-    rows = torch.linspace(-1, 1, height, device=maps.device, dtype=weights.dtype)
-    columns = torch.linspace(-1, 1, width, device=maps.device, dtype=weights.dtype)
-    coordinates = torch.stack([columns.repeat(height), rows.repeat_interleave(width)], dim=-1)
-    return weights @ coordinates
+    number = maps.dtype if maps.dtype == torch.float64 else torch.float32
+    rows = torch.linspace(-1, 1, height, device=maps.device, dtype=number)
+    columns = torch.linspace(-1, 1, width, device=maps.device, dtype=number)
+    coordinates = torch.stack([columns.repeat(height), rows.repeat_interleave(width)])
+    points, levels = _Expectation.apply(maps, coordinates)  # pyright: ignore[reportGeneralTypeIssues]
+    return points.mT, levels
+
+
+class _Expectation(torch.autograd.Function):
+    """The maps are read as `B pixels K`, which is how they lie in memory where channels come last.
+
+    With weights w = softmax(m), points p = C w and levels l = logsumexp(m), the gradient of both is
+    w (C' dp + dl - p dp): one product with C and one more row, and one multiplication.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, maps: Float[Tensor, "B K height width"], coordinates: Float[Tensor, "2 pixels"]
+    ) -> tuple[Float[Tensor, "B 2 K"], Float[Tensor, "B K"]]:
+        with torch.autocast(maps.device.type, enabled=False):
+            flat = maps.to(coordinates.dtype).movedim(1, -1).flatten(1, 2)
+            weights = flat.softmax(dim=1)
+            points = coordinates @ weights
+            # where a map is highest its weight is, too
+            levels = flat.amax(dim=1) - weights.amax(dim=1).log()
+        ctx.save_for_backward(weights, points, coordinates)
+        ctx.shape, ctx.dtype = maps.shape, maps.dtype
+        return points, levels
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, of_points: Float[Tensor, "B 2 K"], of_levels: Float[Tensor, "B K"]
+    ) -> tuple[Float[Tensor, "B K height width"], None]:
+        weights, points, coordinates = ctx.saved_tensors
+        common = of_levels - (of_points * points).sum(1)
+        slopes = torch.cat([of_points, common[:, None]], dim=1)
+        slopes = torch.cat([coordinates, torch.ones_like(coordinates[:1])]).T @ slopes
+        slopes = slopes.mul_(weights).unflatten(1, ctx.shape[2:]).movedim(-1, 1)
+        return slopes.to(ctx.dtype), None
 
 
 class LatentHead(nn.Module):
@@ -187,7 +237,7 @@ class LatentHead(nn.Module):
     def __init__(self, features: int, latent_width: int, proprioception_dim: int, final_norm: bool) -> None:
         super().__init__()
         self.proprioception_dim = proprioception_dim
-        self.linear = nn.Linear(features + proprioception_dim, latent_width)
+        self.linear = Affine(features + proprioception_dim, latent_width)
         self.norm = nn.LayerNorm(latent_width) if final_norm else nn.Identity()
 
     def forward(

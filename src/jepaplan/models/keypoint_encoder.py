@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepaplan.models.encoders import spatial_expectation
+from jepaplan.models.affine import Affine
+from jepaplan.models.encoders import expectation_and_level, sharpened
 from jepaplan.types import InputError
 
 _POINT_SCALE = 2.0  # coordinates in [-1, 1] have a standard deviation near one half
@@ -93,11 +94,9 @@ class KeypointEncoder(nn.Module):
                 "encoder with proprioception_dim set"
             )
         features = self.body(pixels)
-        maps = self.maps(features) * self.log_sharpness.exp()
-        coordinates = spatial_expectation(maps).flatten(1) * _POINT_SCALE
         # Where a map's shape is nowhere to be seen its point is meaningless; the level tells.
-        levels = maps.flatten(2).logsumexp(-1) * _LEVEL_SCALE
-        points = torch.cat([coordinates, levels], dim=1)
+        found, levels = expectation_and_level(sharpened(self.maps, features, self.log_sharpness.exp()))
+        points = torch.cat([found.flatten(1) * _POINT_SCALE, levels * _LEVEL_SCALE], dim=1)
         if not self.config.scene_width:
             return self.state(points)
         scene = self.scene(torch.cat([points, self.flat(features).flatten(1)], dim=1))
@@ -105,4 +104,4 @@ class KeypointEncoder(nn.Module):
 
 
 def _readout(features: int, hidden: int, width: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, width))
+    return nn.Sequential(Affine(features, hidden), nn.ReLU(inplace=True), Affine(hidden, width))

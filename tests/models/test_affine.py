@@ -29,8 +29,8 @@ def test_it_keeps_leading_axes_and_other_dtypes():
 @pytest.mark.parametrize(("inputs", "outputs"), [(24, 72), (72, 24), (24, 24)])
 def test_faster_products_are_linear_layers_with_the_same_gradients(inputs, outputs):
     torch.manual_seed(0)
-    layer, rows = Affine(inputs, outputs), torch.randn(5, 7, inputs, requires_grad=True)
-    direction = torch.randn(5, 7, outputs)
+    layer, rows = Affine(inputs, outputs), torch.randn(5, 17, inputs, requires_grad=True)
+    direction = torch.randn(5, 17, outputs)
     found = torch.autograd.grad(layer(rows), (rows, *layer.parameters()), direction)
     plain = F.linear(rows, layer.weight, layer.bias)
     expected = torch.autograd.grad(plain, (rows, *layer.parameters()), direction)
@@ -54,7 +54,7 @@ def test_faster_products_step_aside_where_they_cannot_go():
 
 @pytest.mark.skipif(not module.available(), reason="oneDNN's product is not used on this processor")
 def test_second_derivatives_of_faster_products_are_refused_not_wrong():
-    layer, rows = Affine(8, 6), torch.randn(4, 8, requires_grad=True)
+    layer, rows = Affine(8, 6), torch.randn(64, 8, requires_grad=True)
     (first,) = torch.autograd.grad(layer(rows).square().sum(), rows, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()

@@ -181,20 +181,26 @@ def sharpened(
 
 def spatial_expectation(maps: Float[Tensor, "B K height width"]) -> Float[Tensor, "B K 2"]:
     """Expected (x, y) under the softmax of each map; -1 and 1 are the centres of the outermost pixels."""
-    return expectation_and_level(maps)[0]
+    return _expectation(maps, levels=False)[0]
 
 
 def expectation_and_level(
     maps: Float[Tensor, "B K height width"],
 ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
     """`spatial_expectation`, and the logarithm of the sum of exponentials of each map."""
+    return _expectation(maps, levels=True)
+
+
+def _expectation(
+    maps: Float[Tensor, "B K height width"], *, levels: bool
+) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
     height, width = maps.shape[-2:]
     number = maps.dtype if maps.dtype == torch.float64 else torch.float32
     rows = torch.linspace(-1, 1, height, device=maps.device, dtype=number)
     columns = torch.linspace(-1, 1, width, device=maps.device, dtype=number)
     coordinates = torch.stack([columns.repeat(height), rows.repeat_interleave(width)])
-    points, levels = _Expectation.apply(maps, coordinates)  # pyright: ignore[reportGeneralTypeIssues]
-    return points.mT, levels
+    points, level = _Expectation.apply(maps, coordinates, levels)  # pyright: ignore[reportGeneralTypeIssues]
+    return points.mT, level
 
 
 class _Expectation(torch.autograd.Function):
@@ -206,29 +212,34 @@ class _Expectation(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, maps: Float[Tensor, "B K height width"], coordinates: Float[Tensor, "2 pixels"]
+        ctx: Any,
+        maps: Float[Tensor, "B K height width"],
+        coordinates: Float[Tensor, "2 pixels"],
+        levels: bool,
     ) -> tuple[Float[Tensor, "B 2 K"], Float[Tensor, "B K"]]:
         with torch.autocast(maps.device.type, enabled=False):
             flat = maps.to(coordinates.dtype).movedim(1, -1).flatten(1, 2)
             weights = flat.softmax(dim=1)
             points = coordinates @ weights
-            # where a map is highest its weight is, too
-            levels = flat.amax(dim=1) - weights.amax(dim=1).log()
+            # where a map is highest its weight is, too; zeros for whoever asks for points only
+            level = (
+                flat.amax(dim=1) - weights.amax(dim=1).log() if levels else points.new_zeros(maps.shape[:2])
+            )
         ctx.save_for_backward(weights, points, coordinates)
         ctx.shape, ctx.dtype = maps.shape, maps.dtype
-        return points, levels
+        return points, level
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, of_points: Float[Tensor, "B 2 K"], of_levels: Float[Tensor, "B K"]
-    ) -> tuple[Float[Tensor, "B K height width"], None]:
+    ) -> tuple[Float[Tensor, "B K height width"], None, None]:
         weights, points, coordinates = ctx.saved_tensors
         common = of_levels - (of_points * points).sum(1)
         slopes = torch.cat([of_points, common[:, None]], dim=1)
         slopes = torch.cat([coordinates, torch.ones_like(coordinates[:1])]).T @ slopes
         slopes = slopes.mul_(weights).unflatten(1, ctx.shape[2:]).movedim(-1, 1)
-        return slopes.to(ctx.dtype), None
+        return slopes.to(ctx.dtype), None, None
 
 
 class LatentHead(nn.Module):

@@ -108,7 +108,7 @@ def test_methods_by_tasks_with_the_source_beside(tmp_path):
     grid = table(Claim(words="new is better", better="new", worse="old"))
     for seed in (0, 1):
         found(tmp_path, grid, "Pits", "new", [1] * 19 + [0], seed)
-        found(tmp_path, grid, "Pits", "old", [0] * 20, seed)
+        found(tmp_path, grid, "Pits", "old", [0] * 20, seed, commit=("first", "abc")[seed])
     found(tmp_path, grid, "Detour", "old", [1] * 10 + [0] * 10, commit="abc-modified")
     text, rows = page_of(grid, tmp_path, seeds=2)
     tasks, new, old = (line(text, f"| {start}") for start in ("method", "new |", "old |"))
@@ -120,7 +120,7 @@ def test_methods_by_tasks_with_the_source_beside(tmp_path):
     assert old.endswith(" (1 seed x 20 instances) |")  # only where it differs from the rest
     assert "of 2 seeds x 20 instances where nothing else is said" in text
     made = line(text, "Made by")
-    assert "`jepaplan reproduce known` at commit abc, abc-modified. Hardware: abacus." in made
+    assert "`jepaplan reproduce known` at commit abc, first, abc-modified. Hardware: abacus." in made
     assert "Instances: `Pits-final`, `Detour-final`. Training seeds: 0, 1. 3 of 4 cells are measured." in made
     assert "| new | 1,536, 2.5 ms | not yet |" in text
     read = read_rows(tmp_path / "page.json")

@@ -55,8 +55,7 @@ class Cell:
     @cached_property
     def row(self) -> ResultRow:
         """For machines."""
-        first, last = self.found[0], self.found[-1]
-        count = len(self.found)
+        first, count = self.found[0], len(self.found)
         return ResultRow(
             task=self.evaluation.task,
             method=self.evaluation.label,
@@ -66,9 +65,9 @@ class Cell:
             training_seeds=tuple(one["seed"] for one in self.found),
             evaluations_per_step=sum(one["evaluations_per_step"] for one in self.found) / count,
             seconds_per_step=sum(one["seconds_per_step"] for one in self.found) / count,
-            commit=last["commit"],
-            hardware=last["hardware"],
-            command=last["command"],
+            commit=of_all(self.found, "commit"),
+            hardware=of_all(self.found, "hardware"),
+            command=of_all(self.found, "command"),
         )
 
     @property
@@ -76,6 +75,8 @@ class Cell:
         """Training seeds, and instances that each met."""
         return len(self.found), len(self.found[0]["success"]) if self.found else 0
 
+
+_APART = "; "  # hardware has commas
 
 Known = Mapping[tuple[str, str], Cell]  # by label and task
 
@@ -154,8 +155,7 @@ def _provenance(rows: Sequence[ResultRow], known: Known) -> str:
     if not rows:
         return "Nothing was measured yet."
     commands, commits, hardware, files = (
-        in_order(getattr(row, name) for row in rows)
-        for name in ("command", "commit", "hardware", "instance_file")
+        each_of(rows, name) for name in ("command", "commit", "hardware", "instance_file")
     )
     seeds = sorted({seed for row in rows for seed in row.training_seeds})
     measured = sum(bool(cell.found) for cell in known.values())
@@ -323,6 +323,16 @@ def _in_words(size: tuple[int, int]) -> str:
 def in_order(names: Iterable[str]) -> list[str]:
     """Each once, in the order of first appearance."""
     return list(dict.fromkeys(names))
+
+
+def of_all(found: Sequence[dict[str, Any]], name: str) -> str:
+    """Where all seeds of a row come from: what differs between them, one after the other."""
+    return _APART.join(in_order(one[name] for one in found))
+
+
+def each_of(rows: Sequence[ResultRow], name: str) -> list[str]:
+    """`of_all` of all rows, taken apart again."""
+    return in_order(one for row in rows for one in getattr(row, name).split(_APART))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from jepaplan.evaluation.anticipation import mean_class_recall
 from jepaplan.evaluation.results import ResultRow, write_rows
 from jepaplan.evaluation.statistics import compare_over_seeds, over_seeds
-from jepaplan.recipes.reproduction_page import NOT_YET, in_order, markdown_table, verdict_in_points
+from jepaplan.recipes.reproduction_page import NOT_YET, each_of, markdown_table, of_all, verdict_in_points
 from jepaplan.recipes.video_pieces import Found, found_in, labels_of, video_pieces
 from jepaplan.recipes.video_study import (
     AHEAD,
@@ -91,14 +91,14 @@ def _provenance(rows: Sequence[ResultRow]) -> str:
     if not rows:
         return "Nothing was measured yet."
     commands, commits, hardware = (
-        ", ".join(in_order(getattr(row, name) for row in rows)) for name in ("command", "commit", "hardware")
+        ", ".join(each_of(rows, name)) for name in ("command", "commit", "hardware")
     )
     seeds = ", ".join(map(str, sorted({seed for row in rows for seed in row.training_seeds})))
     return f"Made by `{commands}` at commit {commits}. Hardware: {hardware}. Training seeds: {seeds}."
 
 
 def _row(source: str, task: str, some: list[dict[str, Any]]) -> ResultRow:
-    last, ahead = some[-1], task == ANTICIPATION
+    ahead = task == ANTICIPATION
     outcomes = _outcomes(some, "recall at 1" if ahead else "correct")
     return ResultRow(
         task=f"{task}, {_RIGHT}" if ahead else task,
@@ -109,9 +109,9 @@ def _row(source: str, task: str, some: list[dict[str, Any]]) -> ResultRow:
         training_seeds=tuple(one["seed"] for one in some),
         evaluations_per_step=None,
         seconds_per_step=None,
-        commit=last["commit"],
-        hardware=last["hardware"],
-        command=last["command"],
+        commit=of_all(some, "commit"),
+        hardware=of_all(some, "hardware"),
+        command=of_all(some, "command"),
     )
 
 

@@ -73,6 +73,18 @@ def test_a_path_being_imagined_counts_as_the_dearest(least: bool):
     assert tree.tables.total[0].tolist() == ([14, 6] if least else [7, 13])
 
 
+@pytest.mark.parametrize("least", [False, True])
+def test_an_edge_that_is_new_is_worth_nothing_while_it_is_imagined(least: bool):
+    """Else the paths behind it would believe that it costs nothing at all."""
+    tree = grown([(0, 0, 4.0), (0, 1, 6.0)])
+    turn = Turn(np.ones((1, 2), bool), np.zeros((1, 2)), np.full(9, 2), *tree.dearest())
+    paths = tree.descend(2, 3, np.array([2]), turn, GumbelHalving().choice(least=least, alike=True))
+    assert paths.depth.tolist() == [2, 2]
+    ends = paths.nodes[:, 1], paths.slots[:, 1]
+    cost = tree.tables.least[ends] if least else tree.tables.total[ends] / tree.tables.visits[ends]
+    assert (cost >= tree.high).all()
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 9999),

@@ -231,6 +231,8 @@ def descend(
                 depth += 1
                 # a node has been visited as often as its edge, whose newest path is this one
                 visits = tables.visits[node, chosen]
+                if visits == 0:
+                    tables.least[node, chosen] = math.inf  # until its cost is known
                 tables.visits[node, chosen] += 1
                 tables.total[node, chosen] += turn.high[problem]
                 tables.room[node, chosen] -= 1

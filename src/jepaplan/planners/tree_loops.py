@@ -31,9 +31,7 @@ class Tables(NamedTuple):
     logits: Float[np.ndarray, "N K"]  # of the edges' prior
     children: Int[np.ndarray, "N K"]  # where they lead; 0 where nobody went, which is a root
     visits: Float[np.ndarray, "N K"]  # paths along the edge, those being imagined among them
-    total: Float[
-        np.ndarray, "N K"
-    ]  # of what these paths cost; one being imagined costs as much as the dearest
+    total: Float[np.ndarray, "N K"]  # of their costs; one being imagined costs as much as the dearest
     least: Float[np.ndarray, "N K"]  # the cheapest path along the edge that ends where nobody went on
     room: Int[np.ndarray, "N K"]  # new nodes that may still be built there
     value: Float[np.ndarray, " N"]  # cost of the whole path to the node as estimated when it was new
@@ -265,16 +263,17 @@ def settle(
         tables.room[node] = 1
         parent, slot = paths.nodes[leaf, length - 1], paths.slots[leaf, length - 1]
         tables.children[parent, slot] = node
-        least = values[leaf]
+        least, changed = values[leaf], True
         for up in range(length):
             node, slot = paths.nodes[leaf, length - 1 - up], paths.slots[leaf, length - 1 - up]
             tables.total[node, slot] += values[leaf]
             tables.room[node, slot] += 0 if final[leaf] else edges
-            if tables.least[node, slot] == least and up > 0:
-                least = math.nan  # nothing changes above, and nothing equals this
-            if least == least:
-                tables.least[node, slot] = least
-                least = math.inf
-                for other in range(edges):
-                    if tables.children[node, other] != 0:
-                        least = min(least, tables.least[node, other])
+            if not changed:
+                continue
+            # where an edge's cheapest path stays what it was, so do those of all edges above
+            changed = up == 0 or tables.least[node, slot] != least
+            tables.least[node, slot] = least
+            least = math.inf
+            for other in range(edges):
+                if tables.children[node, other] != 0:
+                    least = min(least, tables.least[node, other])

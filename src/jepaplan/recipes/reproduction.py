@@ -104,8 +104,8 @@ class Reproduction:
         _refuse_twice(f"trainings of {self.name}", [training.name for training in self.trainings])
         cells = [cell for training in self.trainings for cell in training.evaluations]
         _refuse_twice(f"cells of {self.name}", [f"{cell.label} on {cell.task}" for cell in cells])
-        for task in _in_order(cell.task for cell in cells):
-            files = _in_order(cell.instances for cell in cells if cell.task == task)
+        for task in in_order(cell.task for cell in cells):
+            files = in_order(cell.instances for cell in cells if cell.task == task)
             if len(files) > 1:
                 raise InputError(
                     f"cells of task {task} meet {' and '.join(files)}; on one task all need the same "
@@ -120,7 +120,7 @@ class Reproduction:
         if unknown:
             raise InputError(
                 f"claims of {self.name} compare {', '.join(sorted(unknown))}, which nothing evaluates; its "
-                f"labels are {', '.join(_in_order(cell.label for cell in cells))}"
+                f"labels are {', '.join(in_order(cell.label for cell in cells))}"
             )
 
     def only(self, words: Sequence[str]) -> "Reproduction":
@@ -140,8 +140,8 @@ class Reproduction:
         if not kept:
             raise InputError(
                 f"nothing of {self.name} holds {' or '.join(words)}; its methods are "
-                f"{', '.join(_in_order(cell.method for cell in cells))}; its tasks "
-                f"{', '.join(_in_order(cell.task for cell in cells))}"
+                f"{', '.join(in_order(cell.method for cell in cells))}; its tasks "
+                f"{', '.join(in_order(cell.task for cell in cells))}"
             )
         left = {cell.label for training in kept for cell in training.evaluations}
         claims = tuple(claim for claim in self.claims if {claim.better, claim.worse} <= left)
@@ -189,13 +189,13 @@ def evaluate_cell(
     return run_episodes(world, instances, controller, SeedTree(0).torch("plan"), options)
 
 
-def _in_order(names: Iterable[str]) -> list[str]:
+def in_order(names: Iterable[str]) -> list[str]:
     """Each once, in the order of first appearance."""
     return list(dict.fromkeys(names))
 
 
 def _refuse_twice(what: str, names: Sequence[str]) -> None:
-    twice = _in_order(name for name in names if names.count(name) > 1)
+    twice = in_order(name for name in names if names.count(name) > 1)
     if twice:
         raise InputError(
             f"{what} need different names, since each has a place of its own: {', '.join(twice)}"

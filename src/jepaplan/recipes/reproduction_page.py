@@ -30,6 +30,7 @@ from jepaplan.recipes.reproduction import (
     Evaluation,
     Reproduction,
     Training,
+    in_order,
     read_outcomes,
     stacked,
 )
@@ -318,11 +319,6 @@ def _usual_size(known: Known) -> tuple[int, int] | None:
 def _in_words(size: tuple[int, int]) -> str:
     seeds, instances = size
     return f"{seeds} seed{'s' if seeds > 1 else ''} x {instances} instances"
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Each once, in the order of first appearance."""
-    return list(dict.fromkeys(names))
 
 
 def of_all(found: Sequence[dict[str, Any]], name: str) -> str:

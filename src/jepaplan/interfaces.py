@@ -72,6 +72,15 @@ class Distance(Protocol):
 
 
 @runtime_checkable
+class Prepared(Protocol):
+    """A distance, a cost term or a whole cost that finds something out about goals before it is asked."""
+
+    def prepare(self, goal: Float[Tensor, "B *goal"]) -> int:
+        """Find it out, for goals where that was not done before; predictor calls that it took."""
+        ...
+
+
+@runtime_checkable
 class SequenceCost(Protocol):
     """The one thing a planner sees: what each action sequence costs."""
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from jepaplan.control.devices import seen_at_home
 from jepaplan.control.goals import Goal, PursuedGoal, Standing, as_goal
 from jepaplan.control.record import Decision, shortlist
-from jepaplan.interfaces import CostTerms, Planner, SequenceCost, WorldModel
+from jepaplan.interfaces import CostTerms, Planner, Prepared, SequenceCost, WorldModel
 from jepaplan.planners.proposals import shifted
 from jepaplan.types import InputError, Observation, Plan
 
@@ -139,6 +139,7 @@ class RecedingHorizon:
         latent = self.world_model.encode(seen.frames, seen.proprioception)
         goal, standing = pursuit.goal.current(latent, pursuit.standing.of(due), pursuit.step)
         pursuit.standing = pursuit.standing.updated(standing)
+        prepared = self.cost.prepare(goal) if isinstance(self.cost, Prepared) else 0
         cost = self.cost.bind(self.world_model, latent, goal)
         generators = [pursuit.generators[problem] for problem in due.tolist()]
         search = self.planner.plan(cost, start, generators)
@@ -157,7 +158,7 @@ class RecedingHorizon:
             costs=best.costs,
             tied=best.tied,
             tie_tolerance=best.tolerance,
-            evaluations=search.evaluations + horizon,
+            evaluations=search.evaluations + horizon + -(-prepared // len(due)),
             seconds=time.perf_counter() - began,
         )
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from jepaplan.costs.steps import ImaginedStep, PathTerm, StepwiseTerm, Term, added_up
 from jepaplan.costs.streaming import BoundSum
-from jepaplan.interfaces import WorldModel
+from jepaplan.interfaces import Prepared, WorldModel
 from jepaplan.types import InputError
 
 Option = TypeVar("Option", int, torch.dtype)
@@ -119,6 +119,10 @@ class WeightedSum:
                 "was observed, and at whether the encoder's training diverged"
             )
         return BoundSum(self.terms, world_model, latent.to(self.dtype or latent.dtype), goal, self.chunk_rows)
+
+    def prepare(self, goal: Float[Tensor, "B *goal"]) -> int:
+        """What the terms have to find out about goals; predictor calls that it took."""
+        return sum(term.prepare(goal) for _, term in self.terms.values() if isinstance(term, Prepared))
 
     def __mul__(self, weight: float | int) -> "WeightedSum":
         """Every term weighted by `weight` more."""

@@ -24,7 +24,7 @@ from torch import Tensor
 from jepaplan.costs.compose import Additive, Summand
 from jepaplan.costs.distances import mean_square as mean_square
 from jepaplan.costs.steps import ImaginedStep, added_up, discounted, refuse_growing_discount
-from jepaplan.interfaces import Distance
+from jepaplan.interfaces import Distance, Prepared
 from jepaplan.types import InputError
 
 
@@ -52,6 +52,10 @@ class GoalDistance(Additive):
                     f'{name}={getattr(self, name)} has no effect with over="{self.over}"; write '
                     f'over="{over}", or leave it out'
                 )
+
+    def prepare(self, goal: Float[Tensor, "B *goal"]) -> int:
+        """What the distance has to find out about goals; predictor calls that it took."""
+        return self.distance.prepare(goal) if isinstance(self.distance, Prepared) else 0
 
     def accumulate(
         self, total: Float[Tensor, "B S"] | None, step: ImaginedStep

@@ -96,16 +96,25 @@ class QuasimetricHead(nn.Module):
 
 
 class InverseDynamics(nn.Module):
-    """The normalised action between two successive latents."""
+    """The normalised action between two successive latents.
 
-    def __init__(self, latent_width: int, action_dim: int, hidden: int = 512) -> None:
+    With `moves_from` only the numbers from there on are read, and of the second latent how it differs from
+    the first, ten times as large: what moves changes little in a step.
+    """
+
+    def __init__(self, latent_width: int, action_dim: int, hidden: int = 512, moves_from: int = 0) -> None:
         super().__init__()
-        self.layers = nn.Sequential(Affine(2 * latent_width, hidden), nn.ReLU(), Affine(hidden, action_dim))
+        self.moves_from = moves_from
+        seen = 2 * (latent_width - moves_from)
+        self.layers = nn.Sequential(Affine(seen, hidden), nn.ReLU(), Affine(hidden, action_dim))
 
     def forward(
         self, latent: Float[Tensor, "*batch D"], next_latent: Float[Tensor, "*batch D"]
     ) -> Float[Tensor, "*batch A"]:
         """Predicted actions."""
+        if self.moves_from:
+            latent, next_latent = latent[..., self.moves_from :], next_latent[..., self.moves_from :]
+            next_latent = 10 * (next_latent - latent)
         return self.layers(torch.cat([latent, next_latent], dim=-1))
 
 

@@ -39,10 +39,21 @@ class PixelEncoder(nn.Module):
         proprioception: Float[Tensor, "B P"] | None = None,
     ) -> Float[Tensor, "B D"]:
         """Latents of images; what is felt comes in the world's units."""
+        return self.encoder(self.pixels(observation), self._felt(proprioception))
+
+    def attend(
+        self,
+        observation: Shaped[Tensor, "B C height width"],
+        proprioception: Float[Tensor, "B P"] | None = None,
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B K cells"]]:
+        """Latents, and where the encoder looks; of encoders that can tell (`models/scene_map.py`)."""
+        return self.encoder.attend(self.pixels(observation), self._felt(proprioception))  # pyright: ignore[reportCallIssue]
+
+    def _felt(self, proprioception: Float[Tensor, "B P"] | None) -> Float[Tensor, "B P"] | None:
         # An encoder that feels nothing refuses what it is given, in its own words.
         if proprioception is not None and self.proprioception is not None:
-            proprioception = self.proprioception(proprioception)
-        return self.encoder(self.pixels(observation), proprioception)
+            return self.proprioception(proprioception)
+        return proprioception
 
     def encode_frames(
         self,
@@ -83,6 +94,21 @@ class LatentWorldModel(nn.Module):
     def action_units(self) -> ActionNormaliser:
         """How environment actions become normalised ones."""
         return self.actions
+
+    @property
+    def moves_from(self) -> int:
+        """The first number of the latent that an action may change, where the predictor keeps a map."""
+        return getattr(self.predictor, "moves_from", 0)
+
+    def places(self, latents: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch 2"]:
+        """Where the thing is, in pixels; of predictors that know (`models/local_predictor.py`)."""
+        known = getattr(self.predictor, "places", None)
+        if known is None:
+            raise InputError(
+                f"a {type(self.predictor).__name__} does not know where things are; imagined ways need "
+                "predictor=LocalPredictorConfig(...) and encoder=SceneMapConfig(...)"
+            )
+        return known(latents)
 
     def encode(
         self,

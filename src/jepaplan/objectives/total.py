@@ -24,7 +24,7 @@ from jepaplan.objectives import vcreg
 from jepaplan.objectives.contrastive import ContrastForm, contrastive_loss
 from jepaplan.objectives.ema import refuse_impossible_decays
 from jepaplan.objectives.iql import PairwiseDistance, ValueConfig, distances_to_goals, value_loss
-from jepaplan.objectives.prediction import copy_error, prediction_loss
+from jepaplan.objectives.prediction import copy_error, prediction_loss, relative_prediction_loss
 from jepaplan.objectives.quasimetric import ordered_pairs, pair_regression_loss
 from jepaplan.objectives.regressive import regressive_loss
 from jepaplan.objectives.segments import (
@@ -241,21 +241,33 @@ class JointObjective(nn.Module):
 
 
 class LatentPredictionObjective(nn.Module):
-    """The predictor on latents of a finished encoder; with `inverse_dynamics`, these as well."""
+    """The predictor on latents of a finished encoder; with `inverse_dynamics`, these as well.
 
-    def __init__(self, dynamics: LatentDynamics, inverse_dynamics: nn.Module | None = None) -> None:
+    Latents that keep a map up to number `moves_from` are compared from there on, each number beside what it
+    changes by.
+    """
+
+    def __init__(
+        self, dynamics: LatentDynamics, inverse_dynamics: nn.Module | None = None, moves_from: int = 0
+    ) -> None:
         super().__init__()
         self.dynamics, self.inverse_dynamics = dynamics, inverse_dynamics
+        self.moves_from = moves_from
 
     def forward(self, batch: LatentSegments) -> tuple[Tensor, Terms]:
         """The losses, of which neither moves what the other trains; and ratios as `_metrics` has them."""
         actions = self.dynamics.action_units.normalise(batch.actions)
         imagined = self.dynamics.unroll(batch.latents[:, 0], actions).float()
-        terms = {"prediction": prediction_loss(imagined, batch.latents, detach_targets=True)}
+        moving = batch.latents[..., self.moves_from :]
+        loss = relative_prediction_loss if self.moves_from else prediction_loss
+        terms = {"prediction": loss(imagined[..., self.moves_from :], moving, detach_targets=True)}
         if self.inverse_dynamics is not None:
             read = self.inverse_dynamics(batch.latents[:, :-1], batch.latents[:, 1:]).float()
             terms["inverse_dynamics"] = (read - actions).square().mean()
-        return torch.stack(list(terms.values())).sum(), _metrics(terms, batch.latents)
+        metrics = _metrics(terms, moving)
+        if self.moves_from:
+            metrics["prediction_over_copy"] = metrics["prediction"]
+        return torch.stack(list(terms.values())).sum(), metrics
 
 
 class LatentValueObjective(nn.Module):

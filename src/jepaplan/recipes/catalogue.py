@@ -6,6 +6,7 @@ from typing import Literal
 
 from jepaplan.recipes.demo_study import demo
 from jepaplan.recipes.experiment import Experiment
+from jepaplan.recipes.local import LOCAL_RECIPES
 from jepaplan.recipes.maze import MAZE_RECIPES
 from jepaplan.recipes.planner_study import planners
 from jepaplan.recipes.reproduction import Reproduction
@@ -17,7 +18,12 @@ from jepaplan.recipes.video_study import VideoStudy, vjepa2
 from jepaplan.recipes.wall import WALL_RECIPES, WALL_SWEEPS
 from jepaplan.types import InputError
 
-RECIPES: dict[str, Callable[[], Experiment]] = {**WALL_RECIPES, **MAZE_RECIPES, **TILE_RECIPES}
+RECIPES: dict[str, Callable[[], Experiment]] = {
+    **LOCAL_RECIPES,
+    **WALL_RECIPES,
+    **MAZE_RECIPES,
+    **TILE_RECIPES,
+}
 """Systems that plan."""
 
 LISTED: dict[str, Callable[[], Experiment | VideoExperiment]] = {**RECIPES, **VIDEO_RECIPES}

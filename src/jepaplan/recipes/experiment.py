@@ -5,6 +5,7 @@ field can be set from the command line. Stages are trained in the order in which
 
     stage               arXiv:2601.00844              trains
     PredictionStage     pred_VCReg, pred_EMA          encoder, predictor, inverse dynamics
+    MovingPointStage    ours                          encoder and predictor whose latent is a map and a point
     ValueStage          Sep, first part               encoder, distance; or the distance alone
     JointStage          VF_pred, VF_quasi_pred        encoder, predictor, distance
     PredictorStage      Sep, second part              predictor, on latents that are encoded once
@@ -20,10 +21,14 @@ from jepaplan.data.mirrors import Mirror
 from jepaplan.envs.worlds import WORLDS, nearest
 from jepaplan.models.encoders import CompactConfig, ImpalaConfig
 from jepaplan.models.keypoint_encoder import KeypointConfig
+from jepaplan.models.local_predictor import LocalPredictorConfig
 from jepaplan.models.predictors import PredictorConfig
+from jepaplan.models.scene_map import SceneMapConfig
 from jepaplan.models.value_heads import QuasimetricHeadConfig
 from jepaplan.objectives.imagined_states import ImaginationConfig
+from jepaplan.objectives.imagined_ways import WaysConfig
 from jepaplan.objectives.iql import ValueConfig
+from jepaplan.objectives.moving_point import MovingPointWeights
 from jepaplan.objectives.total import ObjectiveWeights, RegulariserConfig
 from jepaplan.planners.beam import BeamSearch
 from jepaplan.planners.cem import CEM
@@ -38,7 +43,7 @@ from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.training.stage import FitConfig
 from jepaplan.types import InputError
 
-EncoderConfig = KeypointConfig | CompactConfig | ImpalaConfig
+EncoderConfig = KeypointConfig | CompactConfig | ImpalaConfig | SceneMapConfig
 PlannerConfig = (
     MPPI | CEM | ICEM | RandomShooting | GradientDescent | GradientCEM | Collocation | BeamSearch | TreeSearch
 )
@@ -65,9 +70,13 @@ class DistanceConfig:
     """The distance that is minus the value."""
 
     # The heads project the latent first: "euclidean_head" is a second space, with a cost of its own.
-    kind: Literal["euclidean", "iqe", "quasimetric_head", "euclidean_head"] = "quasimetric_head"
+    # "imagined_ways" learns nothing: the ways to a goal are imagined when the goal is seen.
+    kind: Literal["euclidean", "iqe", "quasimetric_head", "euclidean_head", "imagined_ways"] = (
+        "quasimetric_head"
+    )
     components: int = 32  # of IQE on the latent itself, kind "iqe"
     head: QuasimetricHeadConfig = field(default_factory=QuasimetricHeadConfig)  # of both heads
+    ways: WaysConfig = field(default_factory=WaysConfig)  # kind "imagined_ways"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +90,16 @@ class PredictionStage:
     regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
     scene_contrast: float = 0.0  # weight of the contrast between recordings
     scene_temperature: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovingPointStage:
+    """Encoder and predictor whose latent is a map and a point: find what moves, and predict it."""
+
+    name: str = "world_model"
+    fit: FitConfig
+    steps: int = 8  # actions per segment
+    weights: MovingPointWeights = field(default_factory=MovingPointWeights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +147,15 @@ class ImaginedValueStage:
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
 
 
-StageConfig = PredictionStage | ValueStage | JointStage | PredictorStage | ImaginedValueStage | ValueHeadStage
+StageConfig = (
+    PredictionStage
+    | MovingPointStage
+    | ValueStage
+    | JointStage
+    | PredictorStage
+    | ImaginedValueStage
+    | ValueHeadStage
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +189,7 @@ class Experiment:
     recording: RecordingConfig = field(default_factory=RecordingConfig)
     mirrors: tuple[Mirror, ...] = ()  # learn from mirror images of the recordings, too: `data.mirrors`
     encoder: EncoderConfig
-    predictor: PredictorConfig
+    predictor: PredictorConfig | LocalPredictorConfig
     distance: DistanceConfig
     stages: tuple[StageConfig, ...]
     baseline_distance: Literal["euclidean", "mean_square"] = "mean_square"  # what the baseline plans with
@@ -181,11 +208,13 @@ class Experiment:
             _refuse_other_seed(stage, number, self.seed)
             _refuse_missing_inverse_dynamics(stage, self.stages[:number])
             _refuse_nothing_to_learn(stage, self.distance)
+        if self.distance.kind == "imagined_ways":
+            _refuse_unbelieved_ways(self.predictor, self.stages)
 
     @property
     def learns_value(self) -> bool:
-        """Whether some stage teaches the distance to be minus a value."""
-        return any(
+        """Whether the distance is minus a value: some stage teaches it, or it is found by imagined ways."""
+        return self.distance.kind == "imagined_ways" or any(
             isinstance(stage, ImaginedValueStage | ValueHeadStage)
             or (
                 isinstance(stage, ValueStage | JointStage)
@@ -223,4 +252,19 @@ def _refuse_nothing_to_learn(stage: StageConfig, distance: DistanceConfig) -> No
         raise InputError(
             f"stage {stage.name!r} keeps the encoder as it is, and a Euclidean distance of its latents has "
             "nothing to learn; write --distance.kind euclidean_head, iqe or quasimetric_head"
+        )
+
+
+def _refuse_unbelieved_ways(
+    predictor: PredictorConfig | LocalPredictorConfig, stages: Sequence[StageConfig]
+) -> None:
+    if not isinstance(predictor, LocalPredictorConfig):
+        raise InputError(
+            "imagined ways need a world model that knows where the thing is; write predictor="
+            f"LocalPredictorConfig(...) and encoder=SceneMapConfig(...), not a {type(predictor).__name__}"
+        )
+    if not any(isinstance(stage, PredictorStage) and stage.inverse_dynamics for stage in stages):
+        raise InputError(
+            "imagined ways believe a step if the inverse dynamics read from it what was done, and no stage "
+            "trains those on finished latents; write --stages.1.inverse-dynamics, of a predictor stage"
         )

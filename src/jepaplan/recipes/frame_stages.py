@@ -8,18 +8,20 @@ from torch import Tensor, nn
 
 from jepaplan.data.windows import Windows, rows
 from jepaplan.models.keypoint_encoder import KeypointConfig
+from jepaplan.models.scene_map import SceneMapConfig
 from jepaplan.objectives.ema import MovingAverage, decay_after
+from jepaplan.objectives.moving_point import MovingPointObjective
 from jepaplan.objectives.scene import CompanionSegments, SceneObjective
 from jepaplan.objectives.segments import Segments
 from jepaplan.objectives.total import JointObjective, PredictionObjective, ValueObjective
-from jepaplan.recipes.experiment import JointStage, PredictionStage, ValueStage
+from jepaplan.recipes.experiment import JointStage, MovingPointStage, PredictionStage, ValueStage
 from jepaplan.recipes.materials import HELD_OUT_WINDOWS, Materials, only
 from jepaplan.training.distributed import gather, map_tensors
 from jepaplan.training.health import Health
 from jepaplan.training.stage import Stage
 from jepaplan.types import InputError
 
-FrameStage = PredictionStage | ValueStage | JointStage
+FrameStage = PredictionStage | MovingPointStage | ValueStage | JointStage
 
 
 def prediction_stage(materials: Materials, config: PredictionStage) -> Stage:
@@ -30,7 +32,9 @@ def prediction_stage(materials: Materials, config: PredictionStage) -> Stage:
         return _frame_stage(materials, config, objective, average=average)
     encoder = materials.experiment.encoder
     width = (
-        encoder.scene_width if isinstance(encoder, KeypointConfig) else materials.experiment.predictor.held
+        encoder.scene_width
+        if isinstance(encoder, KeypointConfig)
+        else getattr(materials.experiment.predictor, "held", 0)
     )
     if width == 0:
         option = "encoder.scene-width" if isinstance(encoder, KeypointConfig) else "predictor.held"
@@ -51,6 +55,25 @@ def prediction_stage(materials: Materials, config: PredictionStage) -> Stage:
         gather=gather,
     )
     return _frame_stage(materials, config, scene, companions=True)
+
+
+def moving_point_stage(materials: Materials, config: MovingPointStage) -> Stage:
+    """Encoder and predictor of a map and a point, and what reads how far the point went."""
+    model, encoder = materials.system.world_model, materials.experiment.encoder
+    if not isinstance(encoder, SceneMapConfig):
+        raise InputError(
+            f"stage {config.name!r} trains an encoder of a map and a point; this one is a "
+            f"{type(encoder).__name__}. Write encoder=SceneMapConfig(...) and predictor="
+            "LocalPredictorConfig(...), or another stage"
+        )
+    # Like all first weights, those of the reader are drawn from the experiment's seed alone.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(materials.seeds[config.name, "travel"])
+        objective = MovingPointObjective(
+            model.pixel_encoder, model, model.moves_from, model.action_dim, config.weights
+        )
+    objective.to(next(materials.system.parameters()).device)
+    return _frame_stage(materials, config, objective, companions=True)
 
 
 def value_stage(materials: Materials, config: ValueStage) -> Stage:
@@ -80,7 +103,7 @@ def value_objective(materials: Materials, config: ValueStage | JointStage) -> Va
 
 def held_out_windows(config: FrameStage) -> int:
     """How many windows are examined: each offers one goal, so no fewer than goals are asked of a batch."""
-    goals = 0 if isinstance(config, PredictionStage) else config.value.batch_goals
+    goals = 0 if isinstance(config, PredictionStage | MovingPointStage) else config.value.batch_goals
     return max(HELD_OUT_WINDOWS, goals)
 
 
@@ -129,7 +152,7 @@ def _frame_stage(
 
     return Stage(
         name=config.name,
-        objective=only(objective, _trained_by(materials, config)),
+        objective=only(objective, _trained_by(materials, config, objective)),
         sample=batches.sample,
         load=batches.load,
         product=materials.system,
@@ -168,19 +191,22 @@ class _FrameBatches:
 
 def _following(average: MovingAverage | None, config: FrameStage) -> Callable[[int], None] | None:
     """Moves the target encoder after each step of the optimiser."""
-    decays = config.regulariser.target_decay
-    if average is None or decays is None:
+    if average is None or isinstance(config, MovingPointStage) or config.regulariser.target_decay is None:
         return None
+    decays = config.regulariser.target_decay
     updates = config.fit.updates
     return lambda update: average.follow(decay_after(update, updates, decays))
 
 
-def _trained_by(materials: Materials, config: FrameStage) -> list[nn.Module]:
+def _trained_by(materials: Materials, config: FrameStage, objective: nn.Module) -> list[nn.Module]:
     system = materials.system
     encoder = system.world_model.pixel_encoder
     match config:
         case PredictionStage():
             return [encoder, system.world_model.predictor, system.inverse_dynamics]
+        case MovingPointStage():
+            assert isinstance(objective, MovingPointObjective)
+            return [encoder, system.world_model.predictor, objective.travel]
         case ValueStage():
             return [encoder, system.distance]
         case JointStage():

@@ -24,10 +24,14 @@ from jepaplan.training.stage import Stage
 def predictor_stage(materials: Materials, config: PredictorStage) -> Stage:
     """The predictor alone, or with the inverse dynamics."""
     world_model, inverse = materials.system.world_model, materials.system.inverse_dynamics
+    moves_from = world_model.moves_from
     if config.inverse_dynamics:
-        objective = only(LatentPredictionObjective(world_model, inverse), [world_model.predictor, inverse])
+        learns = LatentPredictionObjective(world_model, inverse, moves_from)
+        objective = only(learns, [world_model.predictor, inverse])
     else:
-        objective = only(LatentPredictionObjective(world_model), [world_model.predictor])
+        objective = only(
+            LatentPredictionObjective(world_model, moves_from=moves_from), [world_model.predictor]
+        )
     return _latent_stage(materials, config, objective, examined=True)
 
 
@@ -46,27 +50,39 @@ def _latent_stage(
     windows = Windows(materials.episodes, config.steps)
     count = held_out_windows(config) if isinstance(config, ValueStage) else HELD_OUT_WINDOWS
     limit, held_out = materials.train_windows(windows), materials.held_out(windows, count)
+    maps = materials.system.world_model.moves_from
 
-    def load(numbers: Tensor) -> LatentSegments:
-        index = windows.index(numbers)
+    def sample(generator: torch.Generator, count: int) -> dict[str, Tensor]:
+        drawn = {"window": torch.randint(limit, (count,), generator=generator)}
+        return drawn | ({"map": torch.rand(count, generator=generator)} if maps else {})
+
+    def load(drawn: dict[str, Tensor]) -> LatentSegments:
+        index, episodes = windows.index(drawn["window"]), materials.episodes
+        latents = rows(materials.latents(), index.frames)
+        if maps:
+            # Half of the maps are those of other frames: what moves must not be looked for on the map.
+            other = (drawn["map"] * 2 - 1) * (episodes.lengths[index.episode] + 1)
+            frames = episodes.starts[index.episode] + other.long()
+            frames = torch.where(other < 0, index.frames[:, 0], frames)
+            latents[:, 0, :maps] = materials.latents()[frames, :maps]
         return LatentSegments(
-            latents=rows(materials.latents(), index.frames),
-            actions=rows(materials.episodes.actions, index.actions),
-            frames=index.frames,
+            latents=latents, actions=rows(episodes.actions, index.actions), frames=index.frames
         )
 
+    fixed = {"window": held_out} | ({"map": torch.linspace(0, 0.999, len(held_out))} if maps else {})
+
     def evaluate() -> dict[str, float]:
-        _, metrics = objective(map_tensors(materials.place, load(held_out)))
+        _, metrics = objective(map_tensors(materials.place, load(fixed)))
         return {f"held_out/{name}": float(part) for name, part in metrics.items()}
 
     def health() -> Health:
-        batch = load(held_out)
+        batch = load(fixed)
         return materials.health(batch.latents, batch.actions)
 
     return Stage(
         name=config.name,
         objective=objective,
-        sample=lambda generator, count: torch.randint(limit, (count,), generator=generator),
+        sample=sample,
         load=load,
         product=materials.system,
         evaluate=evaluate,

@@ -92,11 +92,12 @@ class Materials:
         return torch.randint(low, len(windows), (count,), generator=generator)
 
     def health(self, latents: Float[Tensor, "B frames D"], actions: Float[Tensor, "B T A"]) -> Health:
-        """How the latents and the predictor are; actions in environment units."""
+        """How the latents and the predictor are, of latents with a map what moves; in environment units."""
         model = self.system.world_model
         observed = self.place(latents).float()
         taken = model.action_units.normalise(self.place(actions))
-        predicted = model.unroll(observed[:, 0], taken).float()
+        predicted = model.unroll(observed[:, 0], taken).float()[..., model.moves_from :]
+        observed = observed[..., model.moves_from :]
         return assess(observed.flatten(0, 1), predicted, observed)
 
 

@@ -15,13 +15,17 @@ from jepaplan.data.tubelet_masks import MaskConfig
 from jepaplan.data.video_clips import ClipConfig
 from jepaplan.models.encoders import CompactConfig, ImpalaConfig
 from jepaplan.models.keypoint_encoder import KeypointConfig
+from jepaplan.models.local_predictor import LocalPredictorConfig
 from jepaplan.models.masked_predictor import MaskedPredictorConfig
 from jepaplan.models.predictors import PredictorConfig
+from jepaplan.models.scene_map import SceneMapConfig
 from jepaplan.models.value_heads import QuasimetricHeadConfig, Reading, ValueHeadConfig
 from jepaplan.models.video_vit import VideoTransformerConfig
 from jepaplan.objectives.imagined_states import ImaginationConfig
+from jepaplan.objectives.imagined_ways import WaysConfig
 from jepaplan.objectives.iql import ValueConfig
 from jepaplan.objectives.masked_latents import MaskedLatentsConfig
+from jepaplan.objectives.moving_point import MovingPointWeights
 from jepaplan.objectives.total import ObjectiveWeights, RegulariserConfig
 from jepaplan.planners.beam import BeamSearch
 from jepaplan.planners.cem import CEM
@@ -51,6 +55,7 @@ _RECORDS: dict[str, type] = {
         experiment.RecordingConfig,
         experiment.DistanceConfig,
         experiment.PredictionStage,
+        experiment.MovingPointStage,
         experiment.ValueStage,
         experiment.JointStage,
         experiment.PredictorStage,
@@ -58,11 +63,15 @@ _RECORDS: dict[str, type] = {
         experiment.CostConfig,
         experiment.ControlConfig,
         KeypointConfig,
+        SceneMapConfig,
         CompactConfig,
         ImpalaConfig,
         PredictorConfig,
+        LocalPredictorConfig,
         QuasimetricHeadConfig,
         ImaginationConfig,
+        WaysConfig,
+        MovingPointWeights,
         ValueConfig,
         ObjectiveWeights,
         RegulariserConfig,

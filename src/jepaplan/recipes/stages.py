@@ -3,12 +3,13 @@
 from jepaplan.recipes.experiment import (
     ImaginedValueStage,
     JointStage,
+    MovingPointStage,
     PredictionStage,
     PredictorStage,
     StageConfig,
     ValueStage,
 )
-from jepaplan.recipes.frame_stages import joint_stage, prediction_stage, value_stage
+from jepaplan.recipes.frame_stages import joint_stage, moving_point_stage, prediction_stage, value_stage
 from jepaplan.recipes.latent_stages import imagined_value_stage, latent_value_stage, predictor_stage
 from jepaplan.recipes.materials import Materials, Report, silent
 from jepaplan.recipes.value_stages import ValueHeadStage, value_head_stage
@@ -25,6 +26,8 @@ class Workshop(Materials):
         match config:
             case PredictionStage():
                 return prediction_stage(self, config)
+            case MovingPointStage():
+                return moving_point_stage(self, config)
             case ValueStage():
                 make = latent_value_stage if config.frozen_encoder else value_stage
                 return make(self, config)

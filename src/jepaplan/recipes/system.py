@@ -17,10 +17,13 @@ from jepaplan.data.normalise import ActionNormaliser, PixelNormaliser, Proprioce
 from jepaplan.interfaces import Distance, WorldModel
 from jepaplan.models.encoders import CompactConfig, CompactEncoder, ImpalaConfig, ImpalaEncoder
 from jepaplan.models.keypoint_encoder import KeypointConfig, KeypointEncoder
-from jepaplan.models.predictors import MLPPredictor, to_bfloat16
+from jepaplan.models.local_predictor import LocalPredictor, LocalPredictorConfig
+from jepaplan.models.predictors import MLPPredictor, PredictorConfig, to_bfloat16
 from jepaplan.models.quasimetric import IQE, Euclidean
+from jepaplan.models.scene_map import SceneMapConfig, SceneMapEncoder
 from jepaplan.models.value_heads import InverseDynamics, QuasimetricHead, ReadValue
 from jepaplan.models.world_model import LatentWorldModel
+from jepaplan.objectives.imagined_ways import ImaginedWays
 from jepaplan.planners.cem import CEM
 from jepaplan.planners.deadline import Deadline, Refiner
 from jepaplan.planners.hybrid import GradientCEM
@@ -77,7 +80,9 @@ def build_system(experiment: Experiment, interface: Interface) -> System:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         encoder = build_encoder(experiment.encoder, interface)
-        predictor = MLPPredictor(encoder.latent_width, interface.action_dim, experiment.predictor)
+        predictor = build_predictor(
+            experiment.encoder, experiment.predictor, encoder.latent_width, interface.action_dim
+        )
         world_model = LatentWorldModel(
             encoder,
             predictor,
@@ -85,8 +90,13 @@ def build_system(experiment: Experiment, interface: Interface) -> System:
             ActionNormaliser.identity(interface.action_dim),
             ProprioceptionNormaliser.identity(felt) if (felt := interface.proprioception) else None,
         )
-        inverse_dynamics = InverseDynamics(encoder.latent_width, interface.action_dim, hidden=256)
-        distance = build_distance(experiment.distance, encoder.latent_width)
+        inverse_dynamics = InverseDynamics(
+            encoder.latent_width, interface.action_dim, hidden=256, moves_from=world_model.moves_from
+        )
+        if experiment.distance.kind == "imagined_ways":
+            distance = ImaginedWays((world_model, inverse_dynamics), experiment.distance.ways)
+        else:
+            distance = build_distance(experiment.distance, encoder.latent_width)
         values = build_value_heads(experiment.stages, encoder.latent_width, interface.action_dim)
     return System(world_model, inverse_dynamics, distance, values)
 
@@ -105,7 +115,7 @@ def fit_normalisation(system: System, episodes: Episodes, seed: int, frames: int
 
 def build_encoder(
     config: EncoderConfig, interface: Interface
-) -> KeypointEncoder | CompactEncoder | ImpalaEncoder:
+) -> KeypointEncoder | CompactEncoder | ImpalaEncoder | SceneMapEncoder:
     """The encoder that `config` describes; refuses one made for other images."""
     channels, height, width = interface.image
     if (config.image_channels, config.image_size, config.image_size) != (channels, height, width):
@@ -119,14 +129,30 @@ def build_encoder(
         raise InputError(
             f"the recording has {interface.proprioception} numbers of proprioception for each frame; the "
             f"recipe's encoder takes {felt}. Write --encoder.proprioception-dim {interface.proprioception}, "
-            "with a compact or an IMPALA encoder"
+            "with a compact, an IMPALA or a scene map encoder"
         )
     if isinstance(config, KeypointConfig):
         return KeypointEncoder(config)
     if isinstance(config, CompactConfig):
         return CompactEncoder(config)
+    if isinstance(config, SceneMapConfig):
+        return SceneMapEncoder(config)
     assert isinstance(config, ImpalaConfig)
     return ImpalaEncoder(config)
+
+
+def build_predictor(
+    encoder: EncoderConfig, config: PredictorConfig | LocalPredictorConfig, latent_width: int, action_dim: int
+) -> MLPPredictor | LocalPredictor:
+    """The predictor that `config` describes; one that looks around on a map needs an encoder that has one."""
+    if isinstance(config, PredictorConfig):
+        return MLPPredictor(latent_width, action_dim, config)
+    if not isinstance(encoder, SceneMapConfig):
+        raise InputError(
+            f"a local predictor looks around on the map of a scene map encoder; this encoder is a "
+            f"{type(encoder).__name__}. Write encoder=SceneMapConfig(...), or predictor=PredictorConfig(...)"
+        )
+    return LocalPredictor(encoder, action_dim, config)
 
 
 def felt_by(config: EncoderConfig) -> int:

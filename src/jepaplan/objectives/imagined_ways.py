@@ -1,0 +1,256 @@
+"""Steps to go in the scene at hand: the ways to the goal, imagined once the goal is seen.
+
+A value that is learned must have met scenes like this one. The world model has what it takes to find out
+instead, where its latents say in which place the thing is:
+
+    spread       from the goal on, go straight in every direction; an end further than `spacing` from every
+                 state is a state itself, and goes on in its turn, until nothing new is reached
+    ways         an end beside a state (nearer than `spacing`) is a way to it, of as many steps
+    steps        cheapest chains of ways from each state to the goal (Dijkstra)
+    elsewhere    the steps of the nearest state, and what is gained or lost towards its next one
+
+This is value iteration on a sampled, deterministic decision process, run to its end, as
+`objectives/imagined_graph.py` has it for learning; here nothing is learned, and nothing has to generalise but
+the world model. Imagined steps are believed where the inverse dynamics reads from them what was done. All
+states feel what the goal feels: with a goal at rest, every line starts at rest.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import dijkstra
+from torch import Tensor, nn
+
+from jepaplan.interfaces import WorldModel
+from jepaplan.objectives.imagined_states import InverseModel, believed_step, unit_directions
+from jepaplan.types import InputError
+
+_REMEMBERED = 1024  # goals
+
+
+@runtime_checkable
+class PlacedWorldModel(WorldModel, Protocol):
+    """A world model whose latents are [what stays | point | felt] and that knows where points are.
+
+    `LatentWorldModel` is one where its predictor is a `LocalPredictor`, and says so otherwise.
+    """
+
+    @property
+    def moves_from(self) -> int:
+        """The first number of the latent that an action may change."""
+        ...
+
+    def places(self, latents: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch 2"]:
+        """Where the thing is, in pixels."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaysConfig:
+    """How finely ways are imagined."""
+
+    spacing: float = (
+        2.0  # pixels between states; less than the thinnest wall: the nearest must not lie behind it
+    )
+    directions: int = 16  # straight lines tried from every state
+    reach: int = 4  # model steps along each line; the last ones must be longer than `spacing`
+    step_norm: float = 1.5  # norm of imagined actions, in normalised units
+    largest_norm: float = 2.45  # norm of the largest allowed action: what counts as one step to go
+    belief: float = 0.45  # a step is believed if the action read from it is off by at most this share
+    most_states: int = 4000  # where imagination leaves the picture, somebody has to stop it
+    unreached: float = 30.0  # steps added to the longest way, for states from which none was found
+
+    def __post_init__(self) -> None:
+        numbers = (self.spacing, self.step_norm, self.largest_norm, self.belief, self.unreached)
+        if min(numbers) <= 0 or min(self.directions, self.reach) < 1 or self.most_states < 2:
+            raise InputError(
+                "ways need positive spacing, norms, belief and unreached, directions and reach of at least 1 "
+                f"and most_states of at least 2; got {self}"
+            )
+
+
+@dataclass(frozen=True)
+class Ways:
+    """States of one scene by their places, and the steps from each to the goal."""
+
+    places: Float[Tensor, "N 2"]  # pixels; the first is the goal
+    steps: Float[Tensor, " N"]
+    uphill: Float[Tensor, "N 2"]  # steps per pixel away from the next state of the way; 0 where there is none
+    furthest: float  # steps of whoever is far from all states
+    pixels_per_step: float  # of a largest step
+    spacing: float  # pixels between states; twice as far from all of them is nowhere
+    evaluations: int  # predictor calls that it took to find them
+
+
+@torch.no_grad()
+def imagine_ways(
+    world_model: PlacedWorldModel,
+    inverse_dynamics: InverseModel,
+    goal: Float[Tensor, " D"],
+    config: WaysConfig,
+) -> Ways:
+    """All states that lines reach from `goal`, and the steps from each of them to it."""
+    directions = unit_directions(
+        config.directions, world_model.action_dim, torch.Generator().manual_seed(0)
+    ).to(goal)
+    states, places, explored = goal[None], world_model.places(goal[None]), 0
+    begins: list[Tensor] = []
+    ends: list[Tensor] = []
+    steps: list[Tensor] = []
+    evaluations = 0
+    while explored < len(states) and len(states) < config.most_states:
+        wave = states[explored:]
+        latent = wave.repeat_interleave(len(directions), dim=0)
+        actions = (config.step_norm * directions).repeat(len(wave), 1)
+        origin = torch.arange(explored, len(states), device=goal.device).repeat_interleave(len(directions))
+        explored = len(states)
+        fresh: list[Tensor] = []
+        for step in range(1, config.reach + 1):
+            evaluations += len(latent)
+            latent, believed = believed_step(world_model, inverse_dynamics, latent, actions, config.belief)
+            # A line ends at its first step that is not believed.
+            latent, actions, origin = latent[believed], actions[believed], origin[believed]
+            begins.append(origin)
+            ends.append(world_model.places(latent))
+            steps.append(torch.full_like(ends[-1][:, 0], float(step)))
+            fresh.append(latent)
+        reached = torch.cat(fresh)
+        new = _far_from(torch.cat(ends[-config.reach :]), places, config.spacing)
+        if len(new):
+            moving = world_model.moves_from + 2
+            found = torch.cat([reached[new, :moving], goal[moving:].expand(len(new), -1)], dim=1)
+            states, places = torch.cat([states, found]), torch.cat([places, world_model.places(found)])
+    return _to_the_goal(places, torch.cat(begins), torch.cat(ends), torch.cat(steps), config, evaluations)
+
+
+def _far_from(points: Float[Tensor, "M 2"], known: Float[Tensor, "N 2"], spacing: float) -> Tensor:
+    """Indices of points further than `spacing` from all known ones and from each other; furthest first."""
+    if not len(points):
+        return torch.zeros(0, dtype=torch.long, device=points.device)
+    nearest = torch.cdist(points, known).amin(dim=1)
+    chosen: list[int] = []
+    while float(nearest.max()) > spacing:
+        chosen.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, (points - points[chosen[-1]]).norm(dim=1))
+    return torch.tensor(chosen, dtype=torch.long, device=points.device)
+
+
+def _to_the_goal(
+    places: Float[Tensor, "N 2"],
+    begins: Tensor,
+    ends: Float[Tensor, "M 2"],
+    steps: Float[Tensor, " M"],
+    config: WaysConfig,
+    evaluations: int,
+) -> Ways:
+    went = (ends - places[begins]).norm(dim=1)
+    share = config.step_norm / config.largest_norm
+    # Of the lines that went on to the end, those of the upper half were not held up.
+    last = went[steps == config.reach]
+    free = float(last.quantile(0.75)) / config.reach if len(last) else 1.0
+    pixels_per_step = max(free / share, 1e-3)
+    apart, beside = torch.cdist(ends, places).min(dim=1) if len(ends) else (went, begins)
+    joins = (apart < config.spacing) & (beside != begins)
+    costs = steps[joins] * share + apart[joins] / pixels_per_step
+    count = len(places)
+    # Of several ways between two states the cheapest is kept: `coo_matrix` would add them up.
+    pair = (begins[joins] * count + beside[joins]).cpu().numpy()
+    cost = costs.double().cpu().numpy()
+    order = np.lexsort((cost, pair))
+    _, first = np.unique(pair[order], return_index=True)
+    kept, least = pair[order][first], cost[order][first]
+    backwards = coo_matrix((least, (kept % count, kept // count)), shape=(count, count)).tocsr()
+    found, following = dijkstra(backwards, indices=0, return_predecessors=True)
+    reached = np.isfinite(found)
+    furthest = float(found[reached].max()) + config.unreached
+    to_go = torch.from_numpy(np.where(reached, found, furthest)).to(places)
+    has_next = torch.from_numpy(following >= 0).to(places.device)
+    following = torch.from_numpy(np.maximum(following, 0)).long().to(places.device)
+    away = places - places[following]
+    uphill = away * ((to_go - to_go[following]) / away.square().sum(1).clamp(min=1e-6))[:, None]
+    return Ways(
+        places=places,
+        steps=to_go,
+        uphill=uphill * has_next[:, None],
+        furthest=furthest,
+        pixels_per_step=pixels_per_step,
+        spacing=config.spacing,
+        evaluations=evaluations,
+    )
+
+
+class ImaginedWays(nn.Module):
+    """Steps to go by the ways that the world model imagines to each goal, found when a goal is first met.
+
+    A `Distance` with nothing to learn. The models are those of a system: they are held here, not owned.
+    """
+
+    def __init__(self, models: tuple[PlacedWorldModel, InverseModel], config: WaysConfig) -> None:
+        super().__init__()
+        self._models = models  # in a tuple, so that their weights are not saved a second time
+        self.config = config
+        self._known: OrderedDict[bytes, Ways] = OrderedDict()
+
+    @torch.no_grad()
+    def prepare(self, goal: Float[Tensor, "B D"]) -> int:
+        """Imagine the ways to these goals, where that was not done before; predictor calls that it took."""
+        return sum(self._ways(row)[1] for row in goal)
+
+    def forward(
+        self, source: Float[Tensor, "*#batch D"], goal: Float[Tensor, "*#batch D"]
+    ) -> Float[Tensor, "*batch"]:
+        """Steps to go from the point of each source, in the scene of its goal."""
+        shape = torch.broadcast_shapes(source.shape[:-1], goal.shape[:-1])
+        goals, which = _rows_of(goal.detach(), shape)
+        ways = [self._ways(row)[0] for row in goals]
+        points = self._models[0].places(source).expand(*shape, 2)
+        if len(ways) == 1:
+            return _steps_from(points.reshape(-1, 2), ways[0]).view(shape)
+        found = points.new_empty(shape)
+        for number, each in enumerate(ways):
+            of_goal = which == number
+            found = found.masked_scatter(of_goal, _steps_from(points[of_goal], each))
+        return found
+
+    def _ways(self, goal: Float[Tensor, " D"]) -> tuple[Ways, int]:
+        key = goal.cpu().numpy().tobytes()
+        if key in self._known:
+            self._known.move_to_end(key)
+            return self._known[key], 0
+        ways = imagine_ways(*self._models, goal, self.config)
+        self._known[key] = ways
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return ways, ways.evaluations
+
+
+def _rows_of(goal: Float[Tensor, "*#batch D"], shape: torch.Size) -> tuple[list[Tensor], Tensor]:
+    """The different goals, and which of them each place of `shape` has."""
+    flat = goal.reshape(-1, goal.shape[-1])
+    numbers: dict[bytes, int] = {}
+    rows: list[Tensor] = []
+    which = torch.empty(len(flat), dtype=torch.long)
+    for place, row in enumerate(flat):
+        key = row.cpu().numpy().tobytes()
+        if key not in numbers:
+            numbers[key] = len(rows)
+            rows.append(row)
+        which[place] = numbers[key]
+    return rows, which.view(goal.shape[:-1]).to(goal.device).expand(shape)
+
+
+def _steps_from(points: Float[Tensor, "M 2"], ways: Ways) -> Float[Tensor, " M"]:
+    """The steps of the nearest state, corrected along its way; far from all states, what leads back."""
+    with torch.no_grad():
+        apart, nearest = torch.cdist(points, ways.places).min(dim=1)
+    offset = points - ways.places[nearest]
+    along = ways.steps[nearest] + (offset * ways.uphill[nearest]).sum(dim=1)
+    straight = (points - ways.places[0]).norm(dim=1) / ways.pixels_per_step
+    near = torch.where(nearest == 0, straight, along)
+    lost = ways.furthest + offset.norm(dim=1) / ways.pixels_per_step
+    return torch.where(apart <= 2 * ways.spacing, near, lost).clamp(min=0)

@@ -143,7 +143,7 @@ def _latent_warnings(numbers: dict[str, float], width: int) -> list[str]:
             "solves."
         ]
     words: list[str] = []
-    if numbers["effective_rank"] < min(DEGENERATE_RANK, width):
+    if numbers["effective_rank"] < min(DEGENERATE_RANK, 0.75 * width):
         words.append(
             f"the latent has nearly collapsed: it uses {numbers['effective_rank']:.1f} of {width} "
             "dimensions, about "

@@ -43,7 +43,7 @@ def test_it_learns_from_what_the_paper_learns_from(name):
     experiment = find_recipe(name)
     assert experiment.recording.trajectories == 1000
     assert experiment.recording.states == (101 if name == "maze_ways" else 64)
-    assert experiment.mirrors == ()
+    assert set(experiment.mirrors) == {"left-right", "upside-down"}
     assert experiment.instances.endswith("-final")
     assert experiment.learns_value
 

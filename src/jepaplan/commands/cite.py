@@ -40,18 +40,21 @@ WORLDS: Mapping[str, tuple[str, ...]] = {
 SOURCES: Mapping[str, tuple[str, ...]] = {
     # encoders and distances
     "KeypointConfig": ("finn2016deep",),
+    "SceneMapConfig": ("finn2016deep",),
     "CompactConfig": (),
     "ImpalaConfig": ("espeholt2018impala",),
     "euclidean": ("destrade2026value",),
     "iqe": ("wang2022improved",),
     "euclidean_head": ("destrade2026value",),
     "quasimetric_head": ("wang2022improved", "wang2023optimal"),
+    "imagined_ways": ("eysenbach2019search",),
     # video encoders and what they learn from
     "VideoTransformerConfig": ("assran2025vjepa2", "dosovitskiy2021image", "su2021roformer"),
     "MaskedPredictorConfig": ("assran2025vjepa2",),
     "MaskConfig": ("bardes2024revisiting",),
     # stages
     "PredictionStage": ("sobal2025learning",),
+    "MovingPointStage": ("lamb2022guaranteed",),
     "ValueStage": ("destrade2026value",),
     "JointStage": ("destrade2026value",),
     "PredictorStage": ("destrade2026value",),

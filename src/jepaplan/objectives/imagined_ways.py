@@ -10,9 +10,10 @@ instead, where its latents say in which place the thing is:
     elsewhere    the steps of the nearest state, and what is gained or lost towards its next one
 
 This is value iteration on a sampled, deterministic decision process, run to its end, as
-`objectives/imagined_graph.py` has it for learning; here nothing is learned, and nothing has to generalise but
-the world model. Imagined steps are believed where the inverse dynamics reads from them what was done. All
-states feel what the goal feels: with a goal at rest, every line starts at rest.
+`objectives/imagined_graph.py` has it for learning, and search over states that were met as in Eysenbach et
+al., "Search on the Replay Buffer", arXiv:1906.05253, over imagined ones. Here nothing is learned, and nothing
+has to generalise but the world model. Imagined steps are believed where the inverse dynamics reads from them
+what was done. All states feel what the goal feels: with a goal at rest, every line starts at rest.
 """
 
 from collections import OrderedDict

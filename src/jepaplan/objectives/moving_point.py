@@ -4,15 +4,16 @@
     attention     look where a frame differs from its companion, a frame from another time of the recording
     travel        the mean action of a stretch of steps can be read from how far the point went
     prediction    the unrolled squared error of the moving numbers
+    constancy     how the maps of a frame and of its companion differ, beside how those of the batch do
 
-What moves is in the picture, so it leaves its mark on the map. Every second segment is therefore imagined on
-the map of its companion: a predictor that has only seen maps with the mark nearby walks through walls
-wherever it is not (docs/lab_notes.md).
+What moves is in the picture, so it leaves its mark on the map, which `constancy` makes small. And every second
+segment is imagined on the map of its companion: a predictor that has only seen maps with the mark nearby
+walks through walls wherever it is not (docs/lab_notes.md).
 
 Without `attention` the point may be anything that is spread out and easy to predict, such as which layout it
 is: in the maze that is what it became, and no weight of variance or inverse dynamics brought it to the ball
-(docs/lab_notes.md). `travel` is multi-step inverse dynamics (Lamb et al., arXiv:2207.08229) that sees nothing
-but the displacement, and keeps the point from shrinking to nothing, which would be easiest to predict.
+(docs/lab_notes.md). `travel` is akin to the multi-step inverse dynamics of Lamb et al., arXiv:2207.08229, but
+sees nothing but the displacement and reads the mean action, and keeps the point from shrinking to nothing, which would be easiest to predict.
 """
 
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from jepaplan.objectives.prediction import copy_error, prediction_loss
 from jepaplan.objectives.scene import CompanionSegments
 from jepaplan.objectives.segments import LatentDynamics
+from jepaplan.objectives.vcreg import Gather, alone
 from jepaplan.types import InputError
 
 
@@ -36,6 +38,7 @@ class MovingPointWeights:
     attention: float = 1.0  # nats
     travel: float = 4.0  # squared error of the mean normalised action times the root of the steps
     prediction: float = 20.0  # squared error, which is small: a step is a tenth of a unit
+    constancy: float = 0.3  # share of the variance of maps
 
     def __post_init__(self) -> None:
         for name, weight in asdict(self).items():
@@ -73,10 +76,17 @@ class MovingPointObjective(nn.Module):
     """Encoder and predictor; the network that reads `travel` is needed in training only."""
 
     def __init__(
-        self, encoder: AttentiveEncoder, dynamics: LatentDynamics, moves_from: int, action_dim: int,
+        self,
+        encoder: AttentiveEncoder,
+        dynamics: LatentDynamics,
+        moves_from: int,
+        action_dim: int,
         weights: MovingPointWeights,
-    ) -> None:  # fmt: skip
+        *,
+        gather: Gather = alone,
+    ) -> None:
         super().__init__()
+        self.gather = gather
         self.encoder, self.dynamics = encoder, dynamics
         self.moves_from, self.weights = moves_from, weights
         self.travel = nn.Sequential(nn.Linear(2, 128), nn.ReLU(), nn.Linear(128, action_dim))
@@ -102,6 +112,7 @@ class MovingPointObjective(nn.Module):
             "attention": motion_attention(ends, torch.cat([there, then]), torch.cat([then, there])),
             "travel": self._travel(moving[..., :2], actions),
             "prediction": prediction_loss(imagined[..., self.moves_from :], moving),
+            "constancy": self._constancy(still[:, 0], still[:, -1]),
         }
         weights = asdict(self.weights)
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
@@ -109,6 +120,10 @@ class MovingPointObjective(nn.Module):
         metrics["prediction_over_copy"] = metrics["prediction"] / copy_error(moving).clamp(min=1e-12)
         metrics["latent_std"] = moving.detach()[:, 0].std(dim=0, unbiased=False).mean()
         return loss, metrics
+
+    def _constancy(self, first: Float[Tensor, "B M"], companion: Float[Tensor, "B M"]) -> Float[Tensor, ""]:
+        variance = self.gather(first).var(dim=0, correction=0).mean()
+        return (companion - first).square().mean() / variance.clamp(min=1e-8)
 
     def _travel(
         self, points: Float[Tensor, "B frames 2"], actions: Float[Tensor, "B T A"]

@@ -70,7 +70,12 @@ def moving_point_stage(materials: Materials, config: MovingPointStage) -> Stage:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(materials.seeds[config.name, "travel"])
         objective = MovingPointObjective(
-            model.pixel_encoder, model, model.moves_from, model.action_dim, config.weights
+            model.pixel_encoder,
+            model,
+            model.moves_from,
+            model.action_dim,
+            config.weights,
+            gather=gather,
         )
     objective.to(next(materials.system.parameters()).device)
     return _frame_stage(materials, config, objective, companions=True)

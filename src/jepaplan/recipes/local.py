@@ -34,6 +34,8 @@ def imagined_ways(setting: Setting, ways: WaysConfig) -> Experiment:
         recipe=f"{setting.prefix}_ways",
         description="local world model of what moves; ways to the goal imagined when it is seen",
         recording=setting.recording,
+        # What is seen around the thing is the more varied: what is held out is predicted better.
+        mirrors=("left-right", "upside-down"),
         encoder=SceneMapConfig(
             image_channels=encoder.image_channels,
             proprioception_dim=getattr(encoder, "proprioception_dim", 0),

@@ -6,14 +6,15 @@
     prediction    the unrolled squared error of the moving numbers
     constancy     how the maps of a frame and of its companion differ, beside how those of the batch do
 
-What moves is in the picture, so it leaves its mark on the map, which `constancy` makes small. And every second
-segment is imagined on the map of its companion: a predictor that has only seen maps with the mark nearby
-walks through walls wherever it is not (docs/lab_notes.md).
+What moves is in the picture, so it leaves its mark on the map, which `constancy` makes small. And every
+second segment is imagined on the map of its companion: a predictor that has only seen maps with the mark
+nearby walks through walls wherever it is not (docs/lab_notes.md).
 
 Without `attention` the point may be anything that is spread out and easy to predict, such as which layout it
 is: in the maze that is what it became, and no weight of variance or inverse dynamics brought it to the ball
 (docs/lab_notes.md). `travel` is akin to the multi-step inverse dynamics of Lamb et al., arXiv:2207.08229, but
-sees nothing but the displacement and reads the mean action, and keeps the point from shrinking to nothing, which would be easiest to predict.
+sees nothing but the displacement and reads the mean action; it keeps the point from shrinking to nothing,
+which would be easiest to predict.
 """
 
 from dataclasses import asdict, dataclass

@@ -119,3 +119,18 @@ def test_the_map_is_the_distance_where_a_dot_fits():
     assert math.isnan(field[40 // 2, 32 // 2])  # in the wall
     assert float(field[40 // 2, 48 // 2]) == pytest.approx(2.0)  # row 40, column 48: two pixels left of it
     assert float(field[20 // 2, 32 // 2]) > math.hypot(18, 20) - 1e-3  # in the door
+
+
+def test_few_goals_are_shared_by_the_pairs_of_a_layout():
+    asked = []
+
+    class Counting:
+        """The geodesic, and which goals it was asked for."""
+
+        def __call__(self, source, goal):
+            asked.append(len(goal.unique(dim=0)))
+            return GeodesicDistance(WORLD)(source, goal)
+
+    found = rank_correlations(WORLD, Counting(), torch.Generator().manual_seed(0), layouts=2, pairs=16, goals=2)
+    assert max(asked) <= 2
+    assert [one.mean for one in found] == pytest.approx([1.0, 1.0])

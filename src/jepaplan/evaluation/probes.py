@@ -106,8 +106,12 @@ def rank_correlations(
     generator: torch.Generator,
     layouts: int = 50,
     pairs: int = 64,
+    goals: int | None = None,
 ) -> tuple[RankCorrelation, ...]:
     """Correlations of pairs that are not `apart` and of those that are, layout by layout.
+
+    With `goals` so many different ones in a layout, for distances that have to prepare for each; without it
+    every pair has its own.
 
     No task has its goal in another layout. Pairs without a way are left out, and so is a kind of pair that a
     world does not have. `distance` compares states; wrap a learned one in `RenderedDistance`.
@@ -116,6 +120,8 @@ def rank_correlations(
     for _ in range(layouts):
         like = fresh_layouts(world, 1, generator).repeat(8 * pairs, 1)
         source, goal = (world.sample_states(like, generator) for _ in range(2))
+        if goals is not None:
+            goal = goal[torch.arange(len(goal)) % goals]
         apart = world.apart(source, goal)
         for kind, ranks in found.items():
             chosen = (apart == kind).nonzero()[:pairs, 0]

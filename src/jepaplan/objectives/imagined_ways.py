@@ -195,7 +195,7 @@ class ImaginedWays(nn.Module):
         super().__init__()
         self._models = models  # in a tuple, so that their weights are not saved a second time
         self.config = config
-        self._known: OrderedDict[bytes, Ways] = OrderedDict()
+        self._known: OrderedDict[tuple[str, bytes], Ways] = OrderedDict()
 
     @torch.no_grad()
     def prepare(self, goal: Float[Tensor, "B D"]) -> int:
@@ -219,7 +219,7 @@ class ImaginedWays(nn.Module):
         return found
 
     def _ways(self, goal: Float[Tensor, " D"]) -> tuple[Ways, int]:
-        key = goal.cpu().numpy().tobytes()
+        key = str(goal.device), goal.cpu().numpy().tobytes()
         if key in self._known:
             self._known.move_to_end(key)
             return self._known[key], 0

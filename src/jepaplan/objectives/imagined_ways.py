@@ -6,7 +6,7 @@ instead, where its latents say in which place the thing is:
     spread       from the goal on, go straight in every direction; an end further than `spacing` from every
                  state is a state itself, and goes on in its turn, until nothing new is reached
     ways         an end beside a state (nearer than `spacing`) is a way to it, of as many steps
-    steps        cheapest chains of ways from each state to the goal (Dijkstra)
+    steps        cheapest chains of ways from each state to the goal
     elsewhere    the steps of the nearest state, and what is gained or lost towards its next one
 
 This is value iteration on a sampled, deterministic decision process, run to its end, as
@@ -20,11 +20,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import dijkstra
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jepaplan.interfaces import WorldModel
@@ -158,20 +155,12 @@ def _to_the_goal(
     apart, beside = torch.cdist(ends, places).min(dim=1) if len(ends) else (went, begins)
     joins = (apart < config.spacing) & (beside != begins)
     costs = steps[joins] * share + apart[joins] / pixels_per_step
-    count = len(places)
-    # Of several ways between two states the cheapest is kept: `coo_matrix` would add them up.
-    pair = (begins[joins] * count + beside[joins]).cpu().numpy()
-    cost = costs.double().cpu().numpy()
-    order = np.lexsort((cost, pair))
-    _, first = np.unique(pair[order], return_index=True)
-    kept, least = pair[order][first], cost[order][first]
-    backwards = coo_matrix((least, (kept % count, kept // count)), shape=(count, count)).tocsr()
-    found, following = dijkstra(backwards, indices=0, return_predecessors=True)
-    reached = np.isfinite(found)
+    found, following = _cheapest_chains(begins[joins], beside[joins], costs, len(places))
+    reached = found.isfinite()
     furthest = float(found[reached].max()) + config.unreached
-    to_go = torch.from_numpy(np.where(reached, found, furthest)).to(places)
-    has_next = torch.from_numpy(following >= 0).to(places.device)
-    following = torch.from_numpy(np.maximum(following, 0)).long().to(places.device)
+    to_go = found.masked_fill(~reached, furthest).to(places)
+    has_next = following >= 0
+    following = following.clamp(min=0)
     away = places - places[following]
     uphill = away * ((to_go - to_go[following]) / away.square().sum(1).clamp(min=1e-6))[:, None]
     return Ways(
@@ -183,6 +172,23 @@ def _to_the_goal(
         spacing=config.spacing,
         evaluations=evaluations,
     )
+
+
+def _cheapest_chains(
+    begins: Int[Tensor, " M"], ends: Int[Tensor, " M"], costs: Float[Tensor, " M"], count: int
+) -> tuple[Float[Tensor, " N"], Int[Tensor, " N"]]:
+    """What each of `count` states pays to state 0 (Bellman and Ford), and which is next; -1 where none is."""
+    to_go = costs.new_full((count,), torch.inf)
+    to_go[0] = 0
+    while True:
+        offered = costs + to_go[ends]
+        cheaper = to_go.scatter_reduce(0, begins, offered, "amin")
+        if torch.equal(cheaper, to_go):
+            break
+        to_go = cheaper
+    best = offered.isfinite() & (offered <= to_go[begins])
+    following = torch.full((count,), -1, dtype=torch.long, device=costs.device)
+    return to_go, following.scatter_reduce(0, begins[best], ends[best], "amax")
 
 
 class ImaginedWays(nn.Module):

@@ -44,7 +44,7 @@ SETTINGS: dict[Scale, tuple[Setting, ...]] = {
     "cpu": (WALL_SMALL_CPU, WALL_BIG_CPU, MAZE_CPU),
     "full": (WALL_SMALL, WALL_BIG, MAZE),
 }
-OURS = "ours (local model, imagined ways)"
+OURS = "ours (imagined ways)"
 DEMO = "the demo (imagined paths)"
 SWEEP_SEED = 1000  # of the first training of each variation; those of the table count from 0
 _CPU_EPISODES = {"WallSmall": 50, "WallBig": 100}  # of 200; small steps take eight times as long

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from jepaplan.evaluation.results import markdown_table, read_rows
+from jepaplan.recipes.table2 import OURS
 
 ROOT = Path(__file__).parents[1]
+# Success of VF_quasi; samples times horizon.
+PAPER = {"WallSmall": (0.71, 2000 * 96), "WallBig": (0.96, 2000 * 64), "Maze": (0.63, 500 * 100)}
 PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
 
 
@@ -39,3 +42,17 @@ def test_the_readme_shows_the_pages_unchanged():
     pages = [module.body(ROOT / "docs" / "results" / name) for name in module.PAGES]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert module.filled(readme, pages) == readme
+
+
+def test_the_readme_says_of_ours_what_the_page_says():
+    rows = {
+        row.task: row for row in read_rows(ROOT / "docs" / "results" / "table2.json") if row.method == OURS
+    }
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = {"small steps": "WallSmall", "big steps": "WallBig", "maze, layouts never recorded": "Maze"}
+    for name, task in names.items():
+        (line,) = (line for line in readme.splitlines() if line.startswith(f"| {name} |"))
+        row = rows[task]
+        rate, paper = row.success, PAPER[task]
+        solved = f"{rate.rate:.2f} [{rate.low:.2f}, {rate.high:.2f}] ({rate.successes} of {rate.trials})"
+        assert line == f"| {name} | {solved} | {paper[0]} | {row.evaluations_per_step:,.0f} | {paper[1]:,} |"

@@ -9,7 +9,8 @@ from jepaplan.control.receding_horizon import RecedingHorizon
 from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.terms import GoalDistance
 from jepaplan.interfaces import Distance, Prepared
-from jepaplan.objectives.imagined_ways import ImaginedWays, WaysConfig, imagine_ways
+from jepaplan.objectives.imagined_graph import UNREACHED, shortest_paths
+from jepaplan.objectives.imagined_ways import ImaginedWays, WaysConfig, _cheapest_chains, imagine_ways
 from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.proposals import NormBound
 from jepaplan.types import InputError
@@ -182,3 +183,29 @@ def test_a_controller_counts_them_and_finds_the_gap():
 def test_numbers_that_make_no_sense_are_refused():
     with pytest.raises(InputError, match="positive spacing"):
         WaysConfig(spacing=0.0)
+
+
+def test_chains_are_the_shortest_paths_of_the_graph_and_lead_along_them():
+    generator = torch.Generator().manual_seed(0)
+    count = 30
+    costs = torch.full((count, count), UNREACHED).fill_diagonal_(0)
+    begins, ends = torch.randint(count - 3, (2, 90), generator=generator)  # three states without a way
+    begins, ends = begins[begins != ends], ends[begins != ends]
+    paid = torch.rand(len(begins), generator=generator) + 0.1
+    costs.view(-1).scatter_reduce_(0, begins * count + ends, paid, "amin")
+    to_go, following = _cheapest_chains(begins, ends, paid, count)
+    true = shortest_paths(costs)[:, 0]
+    assert torch.equal(to_go.isfinite(), true < UNREACHED)
+    reached = (true < UNREACHED).nonzero()[:, 0]
+    assert torch.allclose(to_go[reached], true[reached])
+    for state in reached[1:].tolist():
+        step = int(following[state])
+        assert float(to_go[state]) == pytest.approx(float(costs[state, step] + to_go[step]))
+    assert following[~to_go.isfinite()].eq(-1).all()
+    assert int(following[0]) == -1
+
+
+def test_numbers_that_are_none_end_the_search():
+    nan = torch.full((2,), math.nan)
+    to_go, _ = _cheapest_chains(torch.tensor([1, 2]), torch.tensor([0, 1]), nan, 3)
+    assert to_go.shape == (3,)

@@ -99,3 +99,9 @@ def test_metrics_are_flat_numbers():
     metrics = assess(torch.randn(50, 8, generator=seeded(0)), paths, paths).metrics()
     assert metrics["health/rollout_error_2"] == 0.0
     assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_two_numbers_that_are_both_used_have_not_collapsed():
+    plane = torch.randn(200, 2, generator=seeded(0))
+    assert not assess(plane).warnings  # its effective rank is a little below 2
+    assert "nearly collapsed" in assess(plane[:, :1] * torch.tensor([1.0, 2.0])).warnings[0]

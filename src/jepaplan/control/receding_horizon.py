@@ -12,6 +12,7 @@ still round differently for different batch sizes.) Plans are searched for where
 are, and generators stay where they were made: one on the CPU deals the same noise to every device.
 """
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -158,7 +159,7 @@ class RecedingHorizon:
             costs=best.costs,
             tied=best.tied,
             tie_tolerance=best.tolerance,
-            evaluations=search.evaluations + horizon + -(-prepared // len(due)),
+            evaluations=search.evaluations + horizon + math.ceil(prepared / len(due)),
             seconds=time.perf_counter() - began,
         )
 

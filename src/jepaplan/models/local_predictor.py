@@ -49,7 +49,6 @@ class LocalPredictor(nn.Module):
         super().__init__()
         self.scene, self.action_dim = scene, action_dim
         self.config = config = config or LocalPredictorConfig()
-        self.latent_width = scene.map_width + 2 + scene.proprioception_dim
         # Where a point lies on the map: the softmax over coarse cells draws points towards the middle.
         self.place = nn.Linear(2, 2)
         with torch.no_grad():

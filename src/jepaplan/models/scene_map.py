@@ -65,6 +65,11 @@ class SceneMapConfig:
         """Numbers of the map: those of the latent that no action changes."""
         return self.map_channels * self.side**2
 
+    @property
+    def latent_width(self) -> int:
+        """Width D of the latents."""
+        return self.map_width + 2 + self.proprioception_dim
+
 
 class SceneMapEncoder(nn.Module):
     """One strided and one plain convolution; of their features a map, and the point of what moves."""
@@ -89,7 +94,7 @@ class SceneMapEncoder(nn.Module):
     @property
     def latent_width(self) -> int:
         """Width D of the latents."""
-        return self.config.map_width + 2 + self.config.proprioception_dim
+        return self.config.latent_width
 
     def forward(
         self,

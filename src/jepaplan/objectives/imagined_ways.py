@@ -117,12 +117,11 @@ def imagine_ways(
             ends.append(world_model.places(latent))
             steps.append(torch.full_like(ends[-1][:, 0], float(step)))
             fresh.append(latent)
-        reached = torch.cat(fresh)
-        new = _far_from(torch.cat(ends[-config.reach :]), places, config.spacing)
-        if len(new):
-            moving = world_model.moves_from + 2
-            found = torch.cat([reached[new, :moving], goal[moving:].expand(len(new), -1)], dim=1)
-            states, places = torch.cat([states, found]), torch.cat([places, world_model.places(found)])
+        arrived = torch.cat(ends[-config.reach :])
+        new = _far_from(arrived, places, config.spacing)
+        felt = goal[world_model.moves_from + 2 :].expand(len(new), -1)
+        found = torch.cat([torch.cat(fresh)[new, : world_model.moves_from + 2], felt], dim=1)
+        states, places = torch.cat([states, found]), torch.cat([places, arrived[new]])
     return _to_the_goal(places, torch.cat(begins), torch.cat(ends), torch.cat(steps), config, evaluations)
 
 
@@ -148,11 +147,12 @@ def _to_the_goal(
 ) -> Ways:
     went = (ends - places[begins]).norm(dim=1)
     share = config.step_norm / config.largest_norm
-    # Of the lines that went on to the end, those of the upper half were not held up.
+    # Of the lines that went on to the end, those of the upper half were not held up. Where none did, nothing
+    # is reached, and any unit will do.
     last = went[steps == config.reach]
     free = float(last.quantile(0.75)) / config.reach if len(last) else 1.0
     pixels_per_step = max(free / share, 1e-3)
-    apart, beside = torch.cdist(ends, places).min(dim=1) if len(ends) else (went, begins)
+    apart, beside = torch.cdist(ends, places).min(dim=1)
     joins = (apart < config.spacing) & (beside != begins)
     costs = steps[joins] * share + apart[joins] / pixels_per_step
     found, following = _cheapest_chains(begins[joins], beside[joins], costs, len(places))
@@ -180,12 +180,12 @@ def _cheapest_chains(
     """What each of `count` states pays to state 0 (Bellman and Ford), and which is next; -1 where none is."""
     to_go = costs.new_full((count,), torch.inf)
     to_go[0] = 0
-    while True:
-        offered = costs + to_go[ends]
-        cheaper = to_go.scatter_reduce(0, begins, offered, "amin")
+    for _ in range(count):  # no chain visits a state twice
+        cheaper = to_go.scatter_reduce(0, begins, costs + to_go[ends], "amin")
         if torch.equal(cheaper, to_go):
             break
         to_go = cheaper
+    offered = costs + to_go[ends]
     best = offered.isfinite() & (offered <= to_go[begins])
     following = torch.full((count,), -1, dtype=torch.long, device=costs.device)
     return to_go, following.scatter_reduce(0, begins[best], ends[best], "amax")
@@ -206,49 +206,35 @@ class ImaginedWays(nn.Module):
     @torch.no_grad()
     def prepare(self, goal: Float[Tensor, "B D"]) -> int:
         """Imagine the ways to these goals, where that was not done before; predictor calls that it took."""
-        return sum(self._ways(row)[1] for row in goal)
+        fresh = [row for row in goal.unique(dim=0) if _key(row) not in self._known]
+        return sum(self._ways(row).evaluations for row in fresh)
 
     def forward(
         self, source: Float[Tensor, "*#batch D"], goal: Float[Tensor, "*#batch D"]
     ) -> Float[Tensor, "*batch"]:
         """Steps to go from the point of each source, in the scene of its goal."""
         shape = torch.broadcast_shapes(source.shape[:-1], goal.shape[:-1])
-        goals, which = _rows_of(goal.detach(), shape)
-        ways = [self._ways(row)[0] for row in goals]
+        goals, which = goal.detach().reshape(-1, goal.shape[-1]).unique(dim=0, return_inverse=True)
+        which = which.view(goal.shape[:-1]).expand(shape)
         points = self._models[0].places(source).expand(*shape, 2)
-        if len(ways) == 1:
-            return _steps_from(points.reshape(-1, 2), ways[0]).view(shape)
         found = points.new_empty(shape)
-        for number, each in enumerate(ways):
+        for number, row in enumerate(goals):
             of_goal = which == number
-            found = found.masked_scatter(of_goal, _steps_from(points[of_goal], each))
+            found = found.masked_scatter(of_goal, _steps_from(points[of_goal], self._ways(row)))
         return found
 
-    def _ways(self, goal: Float[Tensor, " D"]) -> tuple[Ways, int]:
-        key = str(goal.device), goal.cpu().numpy().tobytes()
-        if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key], 0
-        ways = imagine_ways(*self._models, goal, self.config)
-        self._known[key] = ways
+    def _ways(self, goal: Float[Tensor, " D"]) -> Ways:
+        key = _key(goal)
+        if key not in self._known:
+            self._known[key] = imagine_ways(*self._models, goal, self.config)
+        self._known.move_to_end(key)
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
-        return ways, ways.evaluations
+        return self._known[key]
 
 
-def _rows_of(goal: Float[Tensor, "*#batch D"], shape: torch.Size) -> tuple[list[Tensor], Tensor]:
-    """The different goals, and which of them each place of `shape` has."""
-    flat = goal.reshape(-1, goal.shape[-1])
-    numbers: dict[bytes, int] = {}
-    rows: list[Tensor] = []
-    which = torch.empty(len(flat), dtype=torch.long)
-    for place, row in enumerate(flat):
-        key = row.cpu().numpy().tobytes()
-        if key not in numbers:
-            numbers[key] = len(rows)
-            rows.append(row)
-        which[place] = numbers[key]
-    return rows, which.view(goal.shape[:-1]).to(goal.device).expand(shape)
+def _key(goal: Float[Tensor, " D"]) -> tuple[str, bytes]:
+    return str(goal.device), goal.cpu().numpy().tobytes()
 
 
 def _steps_from(points: Float[Tensor, "M 2"], ways: Ways) -> Float[Tensor, " M"]:

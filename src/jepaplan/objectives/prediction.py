@@ -38,15 +38,13 @@ def copy_error(encoded: Float[Tensor, "B frames D"]) -> Float[Tensor, ""]:
 def relative_prediction_loss(
     imagined: Float[Tensor, "B frames D"],
     encoded: Float[Tensor, "B frames D"],
-    *,
-    detach_targets: bool = False,
 ) -> Float[Tensor, ""]:
     """`prediction_loss` of each number beside its own `copy_error`: 1 is standing still, whatever the scale.
 
-    So a number that changes by hundredths counts as much as one that changes by ones, and neither gains by
-    changing less.
+    So a number that changes by hundredths counts as much as one that changes by ones. Targets are constants:
+    an encoder that learned from this before anything moves would divide by next to nothing, and collapsed.
     """
-    targets = encoded.detach() if detach_targets else encoded
-    errors = (imagined[:, 1:] - targets[:, 1:]).square().mean(dim=(0, 1))
-    changes = (encoded[:, :1] - encoded[:, 1:]).detach().square().mean(dim=(0, 1))
+    encoded = encoded.detach()
+    errors = (imagined[:, 1:] - encoded[:, 1:]).square().mean(dim=(0, 1))
+    changes = (encoded[:, :1] - encoded[:, 1:]).square().mean(dim=(0, 1))
     return (errors / changes.clamp(min=1e-8)).mean()

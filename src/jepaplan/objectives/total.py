@@ -258,9 +258,11 @@ class LatentPredictionObjective(nn.Module):
         """The losses, of which neither moves what the other trains; and ratios as `_metrics` has them."""
         actions = self.dynamics.action_units.normalise(batch.actions)
         imagined = self.dynamics.unroll(batch.latents[:, 0], actions).float()
-        moving = batch.latents[..., self.moves_from :]
-        loss = relative_prediction_loss if self.moves_from else prediction_loss
-        terms = {"prediction": loss(imagined[..., self.moves_from :], moving, detach_targets=True)}
+        moving, imagined = batch.latents[..., self.moves_from :], imagined[..., self.moves_from :]
+        if self.moves_from:
+            terms = {"prediction": relative_prediction_loss(imagined, moving)}
+        else:
+            terms = {"prediction": prediction_loss(imagined, moving, detach_targets=True)}
         if self.inverse_dynamics is not None:
             read = self.inverse_dynamics(batch.latents[:, :-1], batch.latents[:, 1:]).float()
             terms["inverse_dynamics"] = (read - actions).square().mean()

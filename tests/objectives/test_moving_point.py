@@ -120,6 +120,8 @@ def test_every_second_segment_is_imagined_on_the_map_of_its_companion():
     first, second = [0], [0, 1]  # the number of a segment in its batch decides
     assert prediction(first, batch.companions) == prediction(first, other.companions)
     assert prediction(second, batch.companions) != prediction(second, other.companions)
+    learns.companion_maps = False
+    assert prediction(second, batch.companions) == prediction(second, other.companions)
 
 
 def test_weights_that_are_none_are_refused():

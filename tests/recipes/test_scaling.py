@@ -1,9 +1,20 @@
-"""Curves over search and data: their places are what they say, and their systems those of the table."""
+"""Curves over search and data, and parts left out: they are what they say, and their systems the table's."""
+
+from dataclasses import asdict
 
 import pytest
 
 from jepaplan.recipes.reproduction import Training
-from jepaplan.recipes.scaling import HORIZONS, RECORDINGS, SAMPLES, data, search
+from jepaplan.recipes.scaling import (
+    HORIZONS,
+    RECORDINGS,
+    SAMPLES,
+    WAYS_HORIZONS,
+    WAYS_SAMPLES,
+    data,
+    levers,
+    search,
+)
 from jepaplan.recipes.table2 import table2
 
 scales = pytest.mark.parametrize("scale", ["cpu", "full"])
@@ -25,7 +36,9 @@ def test_searches_differ_in_nothing_but_the_search(scale):
             assert cell.variant == f"{planner.samples} samples"
             assert f"{planner.horizon} steps" in cell.method
     cells = [cell for training in found.trainings for cell in training.evaluations]
-    assert len({cell.label for cell in cells}) == len(cells) == (len(HORIZONS) + 2) * len(SAMPLES)
+    ours = 3 * len(WAYS_HORIZONS) * len(WAYS_SAMPLES)
+    assert len({(cell.label, cell.task) for cell in cells}) == len(cells)
+    assert len(cells) == (len(HORIZONS) + 2) * len(SAMPLES) + ours
 
 
 @scales
@@ -37,3 +50,44 @@ def test_data_differ_in_nothing_but_the_recordings(scale):
         assert cell.at == training.experiment.recording.trajectories
         assert cell.instances == "WallBig-final"
         assert cell.guided == ("pred" not in cell.method)
+
+
+def leaves(record: object, path: str = "") -> dict[str, object]:
+    """Every number of a record by where it stands."""
+    if isinstance(record, dict):
+        parts = record.items()
+    elif isinstance(record, list | tuple) and record and isinstance(record[0], dict):
+        parts = enumerate(record)
+    else:
+        return {path: record}
+    return {name: value for key, one in parts for name, value in leaves(one, f"{path}/{key}").items()}
+
+
+@scales
+def test_a_lever_changes_one_thing(scale):
+    found = levers(scale)
+    assert len(found.trainings) == 3 * 7
+    ours = {
+        training.experiment.recording.world: training
+        for training in found.trainings
+        if len(training.evaluations) == 3
+    }
+    for training in found.trainings:
+        base = ours[training.experiment.recording.world]
+        before, after = (leaves(asdict(one.experiment)) for one in (base, training))
+        changed = [name for name in before if before[name] != after.get(name)]
+        assert len(changed) == (0 if training is base else 1), changed
+        for cell in training.evaluations:
+            assert cell.instances.endswith("-tuning")
+            assert cell.experiment.planner == base.experiment.planner
+    assert [claim.better for claim in found.claims] == ["ours"] * 8
+
+
+@scales
+def test_levers_of_the_search_use_the_same_training(scale):
+    for training in levers(scale).trainings:
+        if len(training.evaluations) == 3:
+            ours, straight, believing = training.evaluations
+            assert (ours.guided, straight.guided, believing.guided) == (True, False, True)
+            assert ours.experiment == training.experiment == straight.experiment
+            assert believing.experiment.distance.ways.belief > 1e3

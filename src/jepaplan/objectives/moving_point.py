@@ -84,12 +84,13 @@ class MovingPointObjective(nn.Module):
         action_dim: int,
         weights: MovingPointWeights,
         *,
+        companion_maps: bool = True,
         gather: Gather = alone,
     ) -> None:
         super().__init__()
         self.gather = gather
         self.encoder, self.dynamics = encoder, dynamics
-        self.moves_from, self.weights = moves_from, weights
+        self.moves_from, self.weights, self.companion_maps = moves_from, weights, companion_maps
         self.travel = nn.Sequential(nn.Linear(2, 128), nn.ReLU(), nn.Linear(128, action_dim))
 
     def forward(self, batch: CompanionSegments) -> tuple[Tensor, dict[str, Tensor]]:
@@ -106,8 +107,11 @@ class MovingPointObjective(nn.Module):
         there, then = frames[:, 0], frames[:, -1]
         actions = self.dynamics.action_units.normalise(segments.actions)
         still, moving = latents[..., : self.moves_from], latents[:, :-1, self.moves_from :]
-        own = (torch.arange(len(still), device=still.device) % 2 == 0)[:, None]
-        start = torch.cat([still[:, 0].where(own, still[:, -1]), moving[:, 0]], dim=1)
+        scene = still[:, 0]
+        if self.companion_maps:
+            own = (torch.arange(len(still), device=still.device) % 2 == 0)[:, None]
+            scene = scene.where(own, still[:, -1])
+        start = torch.cat([scene, moving[:, 0]], dim=1)
         imagined = self.dynamics.unroll(start, actions).float()
         terms = {
             "attention": motion_attention(ends, torch.cat([there, then]), torch.cat([then, there])),

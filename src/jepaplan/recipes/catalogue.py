@@ -10,7 +10,7 @@ from jepaplan.recipes.local import LOCAL_RECIPES
 from jepaplan.recipes.maze import MAZE_RECIPES
 from jepaplan.recipes.planner_study import planners
 from jepaplan.recipes.reproduction import Reproduction
-from jepaplan.recipes.scaling import data, search
+from jepaplan.recipes.scaling import data, levers, search
 from jepaplan.recipes.table2 import sweeps, table2
 from jepaplan.recipes.tile_rooms import TILE_RECIPES
 from jepaplan.recipes.video import VIDEO_RECIPES, VideoExperiment
@@ -35,6 +35,7 @@ SWEEPS: dict[str, Callable[[], Experiment]] = {**WALL_SWEEPS}
 REPRODUCTIONS: dict[str, Callable[[Literal["cpu", "full"]], Reproduction | VideoStudy]] = {
     "data": data,
     "demo": demo,
+    "levers": levers,
     "planners": planners,
     "search": search,
     "sweeps": sweeps,

@@ -100,6 +100,7 @@ class MovingPointStage:
     fit: FitConfig
     steps: int = 8  # actions per segment
     weights: MovingPointWeights = field(default_factory=MovingPointWeights)
+    companion_maps: bool = True  # imagine every second segment on the map of another frame
 
 
 @dataclass(frozen=True, kw_only=True)

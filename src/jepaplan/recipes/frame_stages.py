@@ -75,6 +75,7 @@ def moving_point_stage(materials: Materials, config: MovingPointStage) -> Stage:
             model.moves_from,
             model.action_dim,
             config.weights,
+            companion_maps=config.companion_maps,
             gather=gather,
         )
     objective.to(next(materials.system.parameters()).device)

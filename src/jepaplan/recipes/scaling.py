@@ -1,34 +1,41 @@
-"""How much search a learned value needs, and how many recordings: two curves in the two rooms (WallBig).
+"""How much search a value needs, how many recordings, and what each part of ours gives.
 
-    search    samples and steps ahead, for systems that are trained once
-    data      recordings to learn from; everything else stays
+    search    samples and steps ahead, for systems that are trained once; final instances
+    data      recordings to learn from, everything else stays; final instances
+    levers    ours without one of its parts; tuning instances
 
-Both are measured on the final instances, beside the paper's search: 2,000 samples of 64 steps on WallBig, and
-of 96 in its other worlds, each time anew.
+The paper's search is 2,000 samples of 64 steps on WallBig, and of 96 in its other worlds, each time anew.
 """
 
 from dataclasses import replace
 from typing import Literal
 
 from jepaplan.planners.mppi import MPPI
-from jepaplan.recipes.experiment import Experiment
-from jepaplan.recipes.reproduction import Evaluation, Reproduction, Training
+from jepaplan.recipes.experiment import Experiment, MovingPointStage
+from jepaplan.recipes.local import LOCAL_RECIPES, wall_big_ways
+from jepaplan.recipes.reproduction import Claim, Evaluation, Reproduction, Training
 from jepaplan.recipes.value_guided import approaches_in
 from jepaplan.recipes.wall import WALL_BIG, WALL_BIG_CPU, wall_big_demo
 
 Scale = Literal["cpu", "full"]
 
 SAMPLES = (2, 4, 8, 16, 32, 128, 512)
-HORIZONS = (4, 8, 12)  # steps ahead, of our own system
+HORIZONS = (4, 8, 12)  # steps ahead, of the demo's system
+WAYS_SAMPLES = (2, 8, 32)
+WAYS_HORIZONS = (4, 12)
 RECORDINGS = (125, 250, 500, 1000, 2500)
-_EPISODES = 100  # of 200 final instances, on a CPU
+_EPISODES = 100  # of 200 instances, on a CPU
 
 
 def search(scale: Scale) -> Reproduction:
     """Success over predictor calls per replan: ours at several horizons, the paper's value and prediction."""
     paper = _of_the_paper(scale, ("value_quasimetric", "prediction_vcreg"))
-    ours = replace(wall_big_demo(), instances="WallBig-final")
-    trainings = [_searched(ours, scale, {f"ours, {steps} steps": steps for steps in HORIZONS})]
+    trainings = [
+        _searched(make(), scale, {f"ours, {steps} steps": steps for steps in WAYS_HORIZONS}, WAYS_SAMPLES)
+        for make in LOCAL_RECIPES.values()
+    ]
+    demo = replace(wall_big_demo(), instances="WallBig-final")
+    trainings.append(_searched(demo, scale, {f"the demo, {steps} steps": steps for steps in HORIZONS}))
     for name, experiment in paper.items():
         steps = _planner(experiment).horizon
         trainings.append(_searched(experiment, scale, {f"{name}, {steps} steps": steps}))
@@ -36,10 +43,11 @@ def search(scale: Scale) -> Reproduction:
         name="search",
         title="How much search a value needs",
         introduction=(
-            "Two rooms with big steps. Each system is trained once per seed, as for the table of ten "
-            "approaches, and then plans with more and fewer samples at every step; the last plan goes on, so "
-            "even two samples a step are many in an episode. The paper asks its predictor 128,000 times per "
-            "step in this world, and 192,000 times in its others."
+            "Each system is trained once per seed, as for the table of ten approaches, and then plans with "
+            "more and fewer samples at every step; the last plan goes on, so even two samples a step are "
+            "many in an episode. Ours imagines ways when it sees a goal, which the axis leaves out and the "
+            "cost of planning below counts. The paper asks its predictor 128,000 times per step in WallBig, "
+            "and 192,000 times in its other worlds."
         ),
         trainings=tuple(trainings),
         axis="predictor calls per replan",
@@ -48,7 +56,7 @@ def search(scale: Scale) -> Reproduction:
 
 def data(scale: Scale) -> Reproduction:
     """Success over recordings: ours, the paper's value and prediction."""
-    systems = {"ours": replace(wall_big_demo(), instances="WallBig-final")}
+    systems = {"ours": wall_big_ways()}
     systems |= _of_the_paper(scale, ("value_quasimetric", "prediction_vcreg"))
     return Reproduction(
         name="data",
@@ -66,6 +74,62 @@ def data(scale: Scale) -> Reproduction:
     )
 
 
+OURS, STRAIGHT, BELIEVING = "ours", "straight lines for ways", "every step believed"
+
+
+def levers(scale: Scale) -> Reproduction:
+    """Ours without one of its parts, in all three worlds."""
+    trainings: list[Training] = []
+    for make in LOCAL_RECIPES.values():
+        ours = make()
+        ours = replace(ours, instances=f"{ours.recording.world}-tuning")
+        ways = replace(ours.distance.ways, belief=1e6)
+        searched = (
+            _cell(ours, scale, OURS),
+            replace(_cell(ours, scale, STRAIGHT), guided=False),
+            _cell(replace(ours, distance=replace(ours.distance, ways=ways)), scale, BELIEVING),
+        )
+        trainings.append(Training(name=ours.recipe, experiment=ours, evaluations=searched))
+        for name, changed in _without(ours).items():
+            cell = _cell(changed, scale, name)
+            trainings.append(
+                Training(name=f"{ours.recipe}-{cell.name}", experiment=changed, evaluations=(cell,))
+            )
+    others = dict.fromkeys(cell.method for training in trainings for cell in training.evaluations)
+    return Reproduction(
+        name="levers",
+        title="What each part of ours gives",
+        introduction=(
+            "Ours (`recipes/local.py`) with one part changed at a time, everything else as it is; the first "
+            "two change the search only, the others are trained anew. Tuning instances: the recipe was "
+            "chosen on them."
+        ),
+        trainings=tuple(trainings),
+        claims=tuple(
+            Claim(words=f"ours above: {name}", better=OURS, worse=name) for name in others if name != OURS
+        ),
+    )
+
+
+def _without(ours: Experiment) -> dict[str, Experiment]:
+    """What is trained anew, by what is said of it."""
+    point = ours.stages[0]
+    assert isinstance(point, MovingPointStage)
+    weigh = point.weights.prediction
+    terms = {
+        "no attention to what moves": replace(point.weights, attention=0.0),
+        "travel is not read": replace(point.weights, travel=0.0),
+        "maps of a recording may differ": replace(point.weights, constancy=0.0),
+        "prediction weighs 1, in the maze 20": replace(point.weights, prediction=20.0 if weigh == 1 else 1.0),
+    }
+    stages = {name: replace(point, weights=weights) for name, weights in terms.items()}
+    stages["only the map of the first frame"] = replace(point, companion_maps=False)
+    return {
+        "no mirror images": replace(ours, mirrors=()),
+        **{name: replace(ours, stages=(stage, *ours.stages[1:])) for name, stage in stages.items()},
+    }
+
+
 def _of_the_paper(scale: Scale, approaches: tuple[str, ...]) -> dict[str, Experiment]:
     """By the paper's names, as the table trains them."""
     setting, suffix = (WALL_BIG_CPU, "_cpu") if scale == "cpu" else (WALL_BIG, "")
@@ -79,7 +143,9 @@ def _planner(experiment: Experiment) -> MPPI:
     return experiment.planner
 
 
-def _searched(experiment: Experiment, scale: Scale, methods: dict[str, int]) -> Training:
+def _searched(
+    experiment: Experiment, scale: Scale, methods: dict[str, int], counts: tuple[int, ...] = SAMPLES
+) -> Training:
     """One system under searches of every size; `methods` are names by steps ahead."""
     cells = tuple(
         _cell(
@@ -90,7 +156,7 @@ def _searched(experiment: Experiment, scale: Scale, methods: dict[str, int]) -> 
             at=float(samples * steps),
         )
         for method, steps in methods.items()
-        for samples in SAMPLES
+        for samples in counts
     )
     return Training(name=experiment.recipe, experiment=experiment, evaluations=cells)
 
@@ -102,15 +168,19 @@ def _fed(method: str, experiment: Experiment, count: int, scale: Scale) -> Train
     return Training(name=f"{experiment.recipe}_{count}", experiment=experiment, evaluations=(cell,))
 
 
-def _cell(experiment: Experiment, scale: Scale, method: str, variant: str, at: float) -> Evaluation:
+def _cell(
+    experiment: Experiment, scale: Scale, method: str, variant: str = "", at: float | None = None
+) -> Evaluation:
+    label = f"{method}-{variant}" if variant else method
     return Evaluation(
-        name=f"{method}-{variant}".replace(", ", "-").replace(" ", "_"),
+        name=label.replace(", ", "-").replace(" ", "_"),
         method=method,
         variant=variant,
         task=experiment.recording.world,
         instances=experiment.instances,
         experiment=experiment,
         guided=experiment.learns_value,
-        episodes=_EPISODES if scale == "cpu" else None,
+        # The maze has 80 instances, all of which are met.
+        episodes=_EPISODES if scale == "cpu" and experiment.recording.world != "Maze" else None,
         at=at,
     )

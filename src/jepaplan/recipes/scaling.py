@@ -82,16 +82,15 @@ def levers(scale: Scale) -> Reproduction:
     trainings: list[Training] = []
     for make in LOCAL_RECIPES.values():
         ours = make()
-        ours = replace(ours, instances=f"{ours.recording.world}-tuning")
         ways = replace(ours.distance.ways, belief=1e6)
         searched = (
-            _cell(ours, scale, OURS),
-            replace(_cell(ours, scale, STRAIGHT), guided=False),
-            _cell(replace(ours, distance=replace(ours.distance, ways=ways)), scale, BELIEVING),
+            _tuned(ours, scale, OURS),
+            replace(_tuned(ours, scale, STRAIGHT), guided=False),
+            _tuned(replace(ours, distance=replace(ours.distance, ways=ways)), scale, BELIEVING),
         )
         trainings.append(Training(name=ours.recipe, experiment=ours, evaluations=searched))
         for name, changed in _without(ours).items():
-            cell = _cell(changed, scale, name)
+            cell = _tuned(changed, scale, name)
             trainings.append(
                 Training(name=f"{ours.recipe}-{cell.name}", experiment=changed, evaluations=(cell,))
             )
@@ -166,6 +165,11 @@ def _fed(method: str, experiment: Experiment, count: int, scale: Scale) -> Train
     experiment = replace(experiment, recording=replace(experiment.recording, trajectories=count))
     cell = _cell(experiment, scale, method, f"{count} recordings", at=float(count))
     return Training(name=f"{experiment.recipe}_{count}", experiment=experiment, evaluations=(cell,))
+
+
+def _tuned(experiment: Experiment, scale: Scale, method: str) -> Evaluation:
+    """On the tuning instances. The training is the table's, which names the final ones."""
+    return replace(_cell(experiment, scale, method), instances=f"{experiment.recording.world}-tuning")
 
 
 def _cell(

@@ -76,6 +76,16 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(runs, tmp_path):
     assert tensor_hashes(tmp_path / "stopped") == tensor_hashes(runs / "maze_ways")
 
 
+def test_the_predictor_alone_can_be_kept_from_maps_of_other_frames(runs, tmp_path):
+    experiment = tiny("wall_big_ways")
+    first, second = experiment.stages
+    train(replace(experiment, stages=(first, replace(second, companion_maps=False))), tmp_path / "own")
+    own, both = (load_run(path).system.state_dict() for path in (tmp_path / "own", runs / "wall_big_ways"))
+    changed = {name for name in own if not torch.equal(own[name], both[name])}
+    assert any(name.startswith("world_model.predictor") for name in changed)
+    assert not any("encoder" in name for name in changed)
+
+
 def test_a_system_can_be_copied_and_its_ways_follow(runs):
     import copy
 

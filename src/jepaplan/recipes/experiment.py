@@ -136,6 +136,7 @@ class PredictorStage:
     fit: FitConfig
     steps: int = 15
     inverse_dynamics: bool = False  # train those on as well: imagined values believe what they read
+    companion_maps: bool = True  # of latents with a map: every second segment on that of another frame
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,8 @@ def _latent_stage(
     windows = Windows(materials.episodes, config.steps)
     count = held_out_windows(config) if isinstance(config, ValueStage) else HELD_OUT_WINDOWS
     limit, held_out = materials.train_windows(windows), materials.held_out(windows, count)
-    maps = materials.system.world_model.moves_from
+    foreign = isinstance(config, PredictorStage) and config.companion_maps
+    maps = materials.system.world_model.moves_from if foreign else 0
 
     def sample(generator: torch.Generator, count: int) -> dict[str, Tensor]:
         drawn = {"window": torch.randint(limit, (count,), generator=generator)}

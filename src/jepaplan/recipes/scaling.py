@@ -121,11 +121,15 @@ def _without(ours: Experiment) -> dict[str, Experiment]:
         "maps of a recording may differ": replace(point.weights, constancy=0.0),
         "prediction weighs 1, in the maze 20": replace(point.weights, prediction=20.0 if weigh == 1 else 1.0),
     }
-    stages = {name: replace(point, weights=weights) for name, weights in terms.items()}
-    stages["only the map of the first frame"] = replace(point, companion_maps=False)
     return {
         "no mirror images": replace(ours, mirrors=()),
-        **{name: replace(ours, stages=(stage, *ours.stages[1:])) for name, stage in stages.items()},
+        **{
+            name: replace(ours, stages=(replace(point, weights=weights), *ours.stages[1:]))
+            for name, weights in terms.items()
+        },
+        "only the map of the first frame": replace(
+            ours, stages=tuple(replace(stage, companion_maps=False) for stage in ours.stages)
+        ),
     }
 
 

@@ -21,6 +21,7 @@ from jepaplan.types import InputError
 
 WORLD = WallWorld(WALL_SMALL)
 BOUNCY = WallWorld(replace(WALL_SMALL, bounce_std=0.5))
+SLIPPERY = WallWorld(replace(WALL_SMALL, slips=0.25))
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -55,7 +56,7 @@ sizes = st.sampled_from([1e-7, 1e-4, 0.1, 1.0, 3.6, 20.0, 60.0, 1e4, 1e30, float
 
 
 @settings(max_examples=150, deadline=None)
-@given(seed=st.integers(0, 2**31), size=sizes, world=st.sampled_from([WORLD, BOUNCY]))
+@given(seed=st.integers(0, 2**31), size=sizes, world=st.sampled_from([WORLD, BOUNCY, SLIPPERY]))
 @example(seed=0, size=float("nan"), world=WORLD)
 @example(seed=0, size=float("nan"), world=BOUNCY)
 def test_no_step_passes_a_wall_or_leaves_the_box(seed, size, world):
@@ -119,9 +120,26 @@ def test_a_bounced_dot_is_thrown_back_from_what_it_hit():
     assert 0.4 < float(moved[:, 1].std()) < 0.6
 
 
-def test_a_noisy_world_asks_for_its_generator():
+def test_a_share_of_the_steps_slips_as_far_but_anywhere():
+    layouts = WallLayouts(torch.full((20_000,), 40.0), torch.full((20_000,), 30.0))
+    moved = SLIPPERY.move(one(20, 30).expand(20_000, 2), one(3, 0).expand(20_000, 2), layouts, seeded(0))
+    went = moved - one(20, 30)
+    slipped = (went - one(3, 0)).norm(dim=1) > 1e-4
+    assert float(slipped.float().mean()) == pytest.approx(0.25, abs=0.012)  # four standard deviations
+    assert float((went.norm(dim=1) - 3).abs().max()) < 1e-4
+    assert float(went[slipped].mean(0).norm()) < 0.13  # no direction is preferred
+
+
+@pytest.mark.parametrize("world", [BOUNCY, SLIPPERY])
+def test_a_noisy_world_asks_for_its_generator(world):
     with pytest.raises(InputError, match=r"torch\.Generator"):
-        BOUNCY.move(one(10, 10), one(1, 1), layout())
+        world.move(one(10, 10), one(1, 1), layout())
+
+
+def test_a_slip_is_not_imagined():
+    start = torch.tensor([[28.0, 15.0, 32.0, 30.0]]).repeat(50, 1)
+    moved = SLIPPERY.step(start, one(-6, 0).expand(50, 2))
+    assert torch.equal(moved[:, :2], start[:, :2] + one(-6, 0))
 
 
 @given(seed=st.integers(0, 2**31))
@@ -222,6 +240,7 @@ def test_shortest_paths_against_brute_force(seed):
         {"step_min": 2.0},
         {"dot_std": 0.0},
         {"bounce_std": -1.0},
+        {"slips": 1.0},
         {"wall_margin": 6},
         {"door_margin": 5},
         {"size": 30},
@@ -241,7 +260,7 @@ def test_other_sizes_are_worlds_too():
     assert float(positions.max()) > 64
 
 
-@pytest.mark.parametrize("world", [WORLD, BOUNCY, WallWorld(WALL_SMALL_FIXED)])
+@pytest.mark.parametrize("world", [WORLD, BOUNCY, SLIPPERY, WallWorld(WALL_SMALL_FIXED)])
 def test_the_world_by_its_state_says_what_positions_in_layouts_say(world):
     assert isinstance(world, World)
     start, goal = world.sample_tasks(64, seeded(0))

@@ -9,6 +9,7 @@ from importlib import resources
 
 import tyro
 
+from jepaplan.envs.wall import CONFIGS
 from jepaplan.planners.collocation import Collocation
 from jepaplan.planners.descent import Adam, Optimiser
 from jepaplan.planners.gradient import GradientDescent
@@ -32,7 +33,7 @@ from jepaplan.recipes.video import VideoExperiment
 _ROOMS = ("destrade2026value", "sobal2025learning")
 _MAZES = (*_ROOMS, "fu2020d4rl")
 WORLDS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("WallSmall", "WallBig", "WallSmallFixed", "WallBigFixed"), _ROOMS),
+    **dict.fromkeys(CONFIGS, _ROOMS),
     **dict.fromkeys(("Maze", "MazeHard"), _MAZES),
 }
 

@@ -6,7 +6,8 @@ the origin is the centre of the top left pixel, an action is a displacement in p
 
 Departs from PLDM: recording and evaluation share one rule. A move whose straight segment touches a border
 line, the wall outside its door or a jamb does not happen; `bounce_std > 0` gives the noisy bounce of its
-evaluation instead. Pictures have 64 x 64 pixels, as the papers say, not the 65 x 65 of the code.
+evaluation instead, and `slips` sends a share of the steps in a random direction. Pictures have 64 x 64
+pixels, as the papers say, not the 65 x 65 of the code.
 
 The true state is (x, y, wall_x, door_y). `WallWorld` is an `interfaces.World` of such states; below that it
 speaks of positions in layouts, for whoever draws and walks.
@@ -22,7 +23,9 @@ from jepaplan.envs.drawing import add_dots, distinct, draw_walls
 from jepaplan.envs.segments import crosses_rectangle, entry_fraction
 from jepaplan.envs.wall_config import (
     WALL_BIG,
+    WALL_BIG_BOUNCE,
     WALL_BIG_FIXED,
+    WALL_BIG_SLIPS,
     WALL_SMALL,
     WALL_SMALL_FIXED,
     WallConfig,
@@ -36,7 +39,17 @@ CLEARANCE = 0.3  # pixels between a bounced dot and what it bounced off
 INSET = 1e-3  # pixels by which a sampled position keeps away from every wall
 
 
-CONFIGS = {config.name: config for config in (WALL_SMALL, WALL_BIG, WALL_SMALL_FIXED, WALL_BIG_FIXED)}
+CONFIGS = {
+    config.name: config
+    for config in (
+        WALL_SMALL,
+        WALL_BIG,
+        WALL_SMALL_FIXED,
+        WALL_BIG_FIXED,
+        WALL_BIG_BOUNCE,
+        WALL_BIG_SLIPS,
+    )
+}
 _HEADINGS = 16  # of typical actions
 
 
@@ -61,7 +74,7 @@ class WallWorld:
         actions: Float[Tensor, "B 2"],
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B 4"]:
-        """Move the dots. Without a generator nothing is noise: a bounce is imagined as staying in place."""
+        """Move the dots. Without a generator nothing is noise: no step slips, and a bounce stays in place."""
         positions, layouts = self.split_state(state)
         if generator is None:
             target = (positions + actions).to(positions.dtype)
@@ -221,15 +234,18 @@ class WallWorld:
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B 2"]:
         """Where dots are after `actions`, displacements of any size. Blocked moves stay in place."""
-        target = (positions + actions).to(positions.dtype)
-        blocked = self.touches(positions, target, layouts)[:, None]
-        if self.config.bounce_std == 0:
-            return torch.where(blocked, positions, target)
-        if generator is None:
+        noisy = self.config.bounce_std > 0 or self.config.slips > 0
+        if noisy and generator is None:
             raise InputError(
-                f"this world bounces with noise (bounce_std={self.config.bounce_std}); "
+                f"this world has noise (bounce_std={self.config.bounce_std}, slips={self.config.slips}); "
                 "write `move(positions, actions, layouts, generator)` with a torch.Generator"
             )
+        if generator is not None and self.config.slips > 0:
+            actions = self._slip(actions, generator)
+        target = (positions + actions).to(positions.dtype)
+        blocked = self.touches(positions, target, layouts)[:, None]
+        if generator is None or self.config.bounce_std == 0:
+            return torch.where(blocked, positions, target)
         return torch.where(blocked, self._bounce(positions, target, layouts, generator), target)
 
     def render(self, positions: Float[Tensor, "B 2"], layouts: WallLayouts) -> UInt8[Tensor, "B 2 size size"]:
@@ -266,6 +282,14 @@ class WallWorld:
 
     def _solids(self, layouts: WallLayouts) -> Solids:
         return wall_solids(layouts.wall_x, layouts.door_y, self._half_widths, self.config.size)
+
+    def _slip(self, actions: Float[Tensor, "B 2"], generator: torch.Generator) -> Float[Tensor, "B 2"]:
+        """Some actions turned by any angle."""
+        draw = torch.rand(len(actions), 2, generator=generator, device=generator.device).to(actions)
+        angle = torch.where(draw[:, 0] < self.config.slips, 2 * math.pi * draw[:, 1], 0)
+        cos, sin = angle.cos(), angle.sin()
+        x, y = actions.unbind(-1)
+        return torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)
 
     def _bounce(
         self,

@@ -39,6 +39,7 @@ class WallConfig:
     heading_concentration: float = 5.0  # kappa; higher walks straighter
     episode_steps: int = 200  # control steps given to reach a goal
     bounce_std: float = 0.0  # 0 stays in place at a wall; 0.5 is the noisy bounce
+    slips: float = 0.0  # share of the steps that go as far, but anywhere
 
     def __post_init__(self) -> None:
         """Refuse worlds that cannot be built or walked."""
@@ -57,6 +58,8 @@ class WallConfig:
                 "at least 1; "
                 f"got {self.dot_std}, {self.heading_concentration}, {self.bounce_std}, {self.episode_steps}"
             )
+        if not 0 <= self.slips < 1:
+            raise InputError(f"slips is a share of the steps, in [0, 1); got {self.slips}")
         room = self.wall_margin - self.wall_half_width - self.border
         sill = self.door_margin - self.door_half_width - self.border
         if room < 4 * self.dot_std or sill < 0 or self.size <= 2 * max(self.wall_margin, self.door_margin):
@@ -81,6 +84,8 @@ WALL_SMALL = WallConfig()
 WALL_BIG = WallConfig(
     name="WallBig", step_mean=2.0, step_std=0.8, step_min=0.4, step_max=3.6, episode_steps=64
 )
+WALL_BIG_BOUNCE = replace(WALL_BIG, name="WallBigBounce", bounce_std=0.5)
+WALL_BIG_SLIPS = replace(WALL_BIG, name="WallBigSlips", slips=0.25)
 WALL_SMALL_FIXED = replace(WALL_SMALL, name="WallSmallFixed", layout="fixed")
 WALL_BIG_FIXED = replace(WALL_BIG, name="WallBigFixed", layout="fixed")
 

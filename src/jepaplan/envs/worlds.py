@@ -22,6 +22,8 @@ WORLDS: Mapping[str, str] = {
     "WallBig": _WALL,
     "WallSmallFixed": _WALL,
     "WallBigFixed": _WALL,
+    "WallBigBounce": _WALL,
+    "WallBigSlips": _WALL,
     "OpenRoom": _TILES,
     "DeadEnd": _TILES,
     "OneWayDoor": _TILES,

@@ -65,6 +65,8 @@ PACKAGED: Mapping[str, Recipe] = {
         *_final_and_tuning("Pits", seed=16, count=100),
         *_final_and_tuning("BreakingKeys", seed=18, count=100),
         *_final_and_tuning("Detour", seed=20, count=100),
+        *_final_and_tuning("WallBigBounce", seed=22, count=100),
+        *_final_and_tuning("WallBigSlips", seed=24, count=100),
     )
 }
 

@@ -1,6 +1,7 @@
 """Ways imagined to a goal, in a toy world whose answers are known: a wall with a gap in the plane."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -115,6 +116,22 @@ def test_states_cover_what_can_be_reached_and_feel_what_the_goal_feels():
     apart = torch.cdist(found.places, found.places).fill_diagonal_(9)
     assert float(apart.min()) > CONFIG.spacing - 1e-4
     assert found.pixels_per_step == pytest.approx(2.0, rel=0.01)
+
+
+def test_noise_that_leaves_less_to_read_of_every_action_is_allowed_for():
+    def faintly(latent, following):
+        return 0.5 * read(latent, following)
+
+    exact = imagine_ways(Rooms(), read, latent(5.0, 0.0), CONFIG)
+    lost = imagine_ways(Rooms(), faintly, latent(5.0, 0.0), CONFIG)
+    assert len(lost.places) == 1
+    model = Rooms()
+    found = imagine_ways(model, faintly, latent(5.0, 0.0), replace(CONFIG, noisy=True))
+    assert torch.equal(found.places, exact.places)
+    assert torch.equal(found.steps, exact.steps)
+    assert found.evaluations == model.calls == exact.evaluations + CONFIG.directions
+    in_a_corner = imagine_ways(Rooms(), faintly, latent(15.5, -15.5), replace(CONFIG, noisy=True))
+    assert len(in_a_corner.places) > 0.9 * len(exact.places)
 
 
 def test_where_no_way_leads_is_further_than_all_that_is_reached():

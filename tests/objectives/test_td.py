@@ -238,6 +238,53 @@ def test_implicit_q_learning_on_a_chain_is_value_iteration():
         ActionValueObjective(actions, states)(without)
 
 
+def slippery_walk():
+    """The walk where one step of eight goes the other way, whatever was done."""
+    here = torch.arange(STATES).repeat_interleave(16)
+    done = torch.tensor([-1, 1]).repeat_interleave(8).repeat(STATES)
+    slips = (torch.arange(8) == 0).repeat(2 * STATES)
+    after = (here + torch.where(slips, -done, done)).clamp(0, STATES - 1)
+    goals = torch.arange(STATES).repeat(len(here))
+    frames = torch.stack([here, after], dim=1).repeat_interleave(STATES, dim=0)
+    rewards, terminal = rewards_until(frames == goals[:, None])
+    chosen = torch.eye(2, dtype=torch.float64)[(done > 0).long()].repeat_interleave(STATES, dim=0)
+    return ValueSegments(
+        latents=ONE_HOT[frames],
+        rewards=rewards,
+        terminal=terminal,
+        goals=ONE_HOT[goals],
+        actions=chosen[:, None],
+    )
+
+
+def best_values(slips):
+    """V(s, g) of the best policy where that share of the steps goes the other way, by value iteration."""
+    value, position = torch.zeros(STATES, STATES, dtype=torch.float64), torch.arange(STATES)
+    for _ in range(500):
+        left, right = ((position + move).clamp(0, STATES - 1) for move in (-1, 1))
+        ways = torch.stack(
+            [(1 - slips) * value[a] + slips * value[b] for a, b in ((left, right), (right, left))]
+        )
+        value = (-1 + DISCOUNT * ways.amax(0)) * (1 - ONE_HOT)
+    return value
+
+
+def test_a_value_without_actions_takes_luck_for_skill_and_one_with_actions_does_not():
+    """arXiv:2601.00844, section 5, expects the first; arXiv:2110.06169 is why the second holds."""
+    config = TDConfig(discount=DISCOUNT, expectile=0.99, target_decay=0.8)
+    blind = Table()
+    learn(TDObjective(blind, config), slippery_walk(), updates=1500, rate=0.3)
+    actions, states = Table(actions=2), Table()
+    learn(ActionValueObjective(actions, states, config), slippery_walk(), updates=1500, rate=0.3)
+    true, lucky = best_values(1 / 8), best_values(0.0)
+    apart = ~torch.eye(STATES, dtype=torch.bool)
+    assert float((lucky - true)[apart].min()) > 0.1
+    optimism = (blind.table[0, ..., 0].detach() - true)[apart] / (lucky - true)[apart]
+    assert float(optimism.min()) > 0.75  # nearly the value of a world without slips
+    share = (states.table[0, ..., 0].detach() - true)[apart] / (lucky - true)[apart]
+    assert float(share.abs().max()) < 0.15
+
+
 # ---- returns that are known ------------------------------------------------------------------------------
 
 

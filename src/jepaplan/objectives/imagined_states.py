@@ -85,10 +85,14 @@ def believed_step(
     latent: Float[Tensor, "B D"],
     actions: Float[Tensor, "B A"],
     belief: float,
+    readable: float = 1.0,
 ) -> tuple[Float[Tensor, "B D"], Bool[Tensor, " B"]]:
-    """The next latents, and whether the inverse dynamics reads from them nearly what was done."""
+    """The next latents, and whether the inverse dynamics reads from them nearly what was done.
+
+    `readable`: the share of an action that it reads from a free step.
+    """
     following = world_model.step(latent, actions)
-    disagreement = (inverse_dynamics(latent, following) - actions).norm(dim=-1)
+    disagreement = (inverse_dynamics(latent, following) / readable - actions).norm(dim=-1)
     return following, disagreement < belief * actions.norm(dim=-1)
 
 

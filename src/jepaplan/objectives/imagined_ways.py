@@ -60,6 +60,7 @@ class WaysConfig:
     step_norm: float = 1.5  # norm of imagined actions, in normalised units
     largest_norm: float = 2.45  # norm of the largest allowed action: what counts as one step to go
     belief: float = 0.45  # a step is believed if the action read from it is off by at most this share
+    noisy: bool = False  # where steps slip, less is read of every action: compare with what free steps show
     most_states: int = 4000  # where imagination leaves the picture, somebody has to stop it
     unreached: float = 30.0  # steps added to the longest way, for states from which none was found
 
@@ -100,7 +101,10 @@ def imagine_ways(
     begins: list[Tensor] = []
     ends: list[Tensor] = []
     steps: list[Tensor] = []
-    evaluations = 0
+    readable, evaluations = 1.0, 0
+    if config.noisy:
+        readable = _readable(world_model, inverse_dynamics, goal, config.step_norm * directions)
+        evaluations += len(directions)
     while explored < len(states) and len(states) < config.most_states:
         wave = states[explored:]
         latent = wave.repeat_interleave(len(directions), dim=0)
@@ -110,7 +114,9 @@ def imagine_ways(
         fresh: list[Tensor] = []
         for step in range(1, config.reach + 1):
             evaluations += len(latent)
-            latent, believed = believed_step(world_model, inverse_dynamics, latent, actions, config.belief)
+            latent, believed = believed_step(
+                world_model, inverse_dynamics, latent, actions, config.belief, readable
+            )
             # A line ends at its first step that is not believed.
             latent, actions, origin = latent[believed], actions[believed], origin[believed]
             begins.append(origin)
@@ -123,6 +129,23 @@ def imagine_ways(
         found = torch.cat([torch.cat(fresh)[new, : world_model.moves_from + 2], felt], dim=1)
         states, places = torch.cat([states, found]), torch.cat([places, arrived[new]])
     return _to_the_goal(places, torch.cat(begins), torch.cat(ends), torch.cat(steps), config, evaluations)
+
+
+def _readable(
+    world_model: WorldModel,
+    inverse_dynamics: InverseModel,
+    goal: Float[Tensor, " D"],
+    actions: Float[Tensor, "K A"],
+) -> float:
+    """The share of an action that is read from a step which nothing is in the way of.
+
+    The inverse dynamics learned from steps of which some slipped: it expects less of an action than was done,
+    and an imagined step is what happens on average. Next to a goal in a corner few directions are free.
+    """
+    latent = goal.expand(len(actions), -1)
+    read = inverse_dynamics(latent, world_model.step(latent, actions))
+    shares = (read * actions).sum(dim=1) / actions.square().sum(dim=1)
+    return max(float(shares.quantile(0.9)), 0.1)
 
 
 def _far_from(points: Float[Tensor, "M 2"], known: Float[Tensor, "N 2"], spacing: float) -> Tensor:

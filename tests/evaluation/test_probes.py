@@ -72,6 +72,32 @@ def test_only_the_network_reads_a_bent_latent():
     assert errors["network"] < 0.25 * errors["linear"]
 
 
+class Mapped(Seeing):
+    """Keeps a map: four numbers that say where the dot was when the picture was taken, and stay."""
+
+    def encode(self, observation, proprioception=None):
+        state = super().encode(observation, proprioception)
+        return torch.cat([state, state], dim=-1)
+
+    def step(self, latent, action):
+        return torch.cat([latent[..., :4], super().step(latent[..., 4:], action)], dim=-1)
+
+
+def test_a_map_does_not_count_where_imagination_is_compared():
+    walks = fresh_walks(WORLD, 40, 15, seeded())
+    model = Mapped(WORLD, Scaled())
+    states = WORLD.sample_tasks(2000, seeded(1))[0]
+    latents = torch.cat([states, states], dim=-1)
+    for moves_from, good in ((4, True), (0, False)):
+        probe = fit_position_probe(
+            latents, WORLD.positions(states), ProbeConfig(ridge=1e-7), seeded(2), moves_from
+        )
+        assert probe_error(probe, latents, WORLD.positions(states), "linear").mean < 0.1
+        *_, last = rollout_errors(WORLD, model, probe, walks, (15,), moves_from)
+        assert (last.pixels < 1.0) == good
+        assert (last.latent < 0.1) == good
+
+
 def test_perfect_imagination_has_no_error_and_stillness_has():
     walks = fresh_walks(WORLD, 40, 50, seeded())
     probe = nn.Sequential(nn.Linear(4, 2, bias=False))

@@ -15,7 +15,7 @@ from jepaplan.recipes.experiment import DistanceConfig, MovingPointStage
 from jepaplan.recipes.local import LOCAL_RECIPES
 from jepaplan.recipes.methods import EvaluationPlan, evaluate_method, methods_of
 from jepaplan.recipes.run import TrainOptions, load_run, train
-from jepaplan.recipes.system import Interface, build_system
+from jepaplan.recipes.system import Interface, baseline_distance, build_system
 from jepaplan.types import InputError
 from tiny_runs import tensor_hashes, tiny_experiment
 
@@ -84,6 +84,16 @@ def test_the_predictor_alone_can_be_kept_from_maps_of_other_frames(runs, tmp_pat
     changed = {name for name in own if not torch.equal(own[name], both[name])}
     assert any(name.startswith("world_model.predictor") for name in changed)
     assert not any("encoder" in name for name in changed)
+
+
+def test_the_baseline_compares_what_moves_and_not_the_map():
+    experiment = find_recipe("wall_big_ways")
+    distance, width = baseline_distance(experiment), experiment.encoder.map_width
+    latents = torch.randn(2, 5, width + 2)
+    latents[1, :, width:] = latents[0, :, width:]
+    assert torch.equal(distance(*latents), torch.zeros(5))
+    latents[1, :, width:] += 2
+    assert torch.allclose(distance(*latents), torch.tensor(4.0))
 
 
 def test_a_system_can_be_copied_and_its_ways_follow(runs):

@@ -5,6 +5,7 @@
     L1 of V-JEPA 2-AC            mean_absolute     mean over components; in tokens through `TokenMean`
     cosine                       cosine            1 - cos: 0 in the same direction, 2 in the opposite one
     D max(m, 1 - lambda R)       ReachabilityGate  RC-aux: what is surely in reach counts less
+    none                         MovingDistance    of what actions change: a picture's map is no way to go
 
 A `Distance` reads the last axis of a latent. Latents made of tokens (`N D`) or of an ensemble's members
 (`M D`) go through `TokenMean`.
@@ -51,6 +52,20 @@ class TokenMean:
     ) -> Float[Tensor, "*batch"]:
         """Mean over the last axis but one."""
         return self.distance(source, goal).mean(dim=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovingDistance:
+    """Any distance between the numbers of two latents from `moves_from` on: those that actions change."""
+
+    distance: Distance
+    moves_from: int
+
+    def __call__(
+        self, source: Float[Tensor, "*#batch D"], goal: Float[Tensor, "*#batch D"]
+    ) -> Float[Tensor, "*batch"]:
+        """Distances of broadcastable batches of latents."""
+        return self.distance(source[..., self.moves_from :], goal[..., self.moves_from :])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,8 +52,14 @@ def fit_position_probe(
     positions: Float[Tensor, "B 2"],
     config: ProbeConfig,
     generator: torch.Generator,
+    moves_from: int = 0,
 ) -> nn.Module:
-    """A module from latents to positions in pixels, fitted to encoded frames and their true positions."""
+    """A module from latents to positions in pixels, fitted to encoded frames and their true positions.
+
+    It reads the numbers from `moves_from` on: a map shows the dot where the picture was taken, however far
+    imagination has gone since.
+    """
+    latents = latents[:, moves_from:]
     centre, scale = latents.mean(0), latents.std(0).clamp(min=1e-6)
     middle, spread = positions.mean(0), positions.std(0).clamp(min=1e-6)
     inputs, targets = (latents - centre) / scale, (positions - middle) / spread
@@ -61,7 +67,9 @@ def fit_position_probe(
         body = _ridge(inputs, targets, config.ridge)
     else:
         body = _network(inputs, targets, config, generator)
-    return nn.Sequential(_Affine(1 / scale, -centre / scale), body, _Affine(spread, middle)).eval()
+    return nn.Sequential(
+        _From(moves_from), _Affine(1 / scale, -centre / scale), body, _Affine(spread, middle)
+    ).eval()
 
 
 @torch.no_grad()
@@ -77,6 +85,15 @@ def probe_error(
         worst_twentieth=float(errors.quantile(0.95)),
         frames=len(errors),
     )
+
+
+class _From(nn.Module):
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.first = first
+
+    def forward(self, values: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch K"]:
+        return values[..., self.first :]
 
 
 class _Affine(nn.Module):

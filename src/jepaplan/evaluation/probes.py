@@ -73,12 +73,20 @@ def rollout_errors(
     probe: nn.Module,
     walks: Walks,
     steps: Sequence[int] = (1, 15, 50, 96),
+    moves_from: int = 0,
 ) -> tuple[RolloutError, ...]:
-    """Imagine along the actions of `walks`; compare with the world at those `steps` that fit."""
+    """Imagine along the actions of `walks`; compare with the world at those `steps` that fit.
+
+    Latents are compared from number `moves_from` on, the first that an action may change.
+    """
+
+    def apart(one: Tensor, other: Tensor) -> float:
+        return float((one - other)[:, moves_from:].norm(dim=-1).mean())
+
     length = walks.actions.shape[1]
     first = encode_states(world, world_model.encode, walks.states[:, 0])
     # frames of different paths: how far apart latents are that have nothing to do with each other
-    typical = (first - first.roll(1, dims=0)).norm(dim=-1).mean().clamp(min=1e-12)
+    typical = max(apart(first, first.roll(1, dims=0)), 1e-12)
     imagined, errors = first, list[RolloutError]()
     actions = world_model.action_units.normalise(walks.actions)
     for number in range(1, length + 1):
@@ -92,8 +100,8 @@ def rollout_errors(
                 steps=number,
                 pixels=float((probe(imagined) - place).norm(dim=-1).mean()),
                 still_pixels=float((probe(first) - place).norm(dim=-1).mean()),
-                latent=float((imagined - true).norm(dim=-1).mean() / typical),
-                still_latent=float((first - true).norm(dim=-1).mean() / typical),
+                latent=apart(imagined, true) / typical,
+                still_latent=apart(first, true) / typical,
             )
         )
     return tuple(errors)

@@ -135,7 +135,11 @@ class Storyteller:
             errors: list[ProbeError] = []
             for kind in ("linear", "network"):
                 self._probe = fit_position_probe(
-                    latents[:fitted], positions[:fitted], ProbeConfig(kind=kind), generator
+                    latents[:fitted],
+                    positions[:fitted],
+                    ProbeConfig(kind=kind),
+                    generator,
+                    self.model.moves_from,
                 )
                 errors.append(probe_error(self._probe, latents[fitted:], positions[fitted:], kind))
             self._probe_errors = tuple(errors)
@@ -161,7 +165,7 @@ class Storyteller:
         probe, found = self.probe(), list[ProbeReport]()
         generator = self.seeds.torch("paths")
         walks = fresh_walks(self.world, 200, 96, generator)
-        rollouts = rollout_errors(self.world, self.model, probe, walks)
+        rollouts = rollout_errors(self.world, self.model, probe, walks, moves_from=self.model.moves_from)
         tasks = self.study.instances.subset(min(_GREEDY_TASKS, len(self.study.instances)))
         for number, (name, distance) in enumerate(self.distances().items()):
             rendered = self.rendered(distance)

@@ -9,7 +9,7 @@ from torch import nn
 
 from jepaplan.control.receding_horizon import RecedingHorizon
 from jepaplan.costs.compose import Term, WeightedSum
-from jepaplan.costs.distances import mean_square
+from jepaplan.costs.distances import MovingDistance, mean_square
 from jepaplan.costs.terms import ActionEffort, GoalDistance
 from jepaplan.costs.value import RemainingCost, StateValue, WithoutGoal
 from jepaplan.data.episodes import Episodes
@@ -172,8 +172,13 @@ def build_distance(config: DistanceConfig, latent_width: int) -> nn.Module:
 
 
 def baseline_distance(experiment: Experiment) -> Distance:
-    """What planning in a latent without a value compares with."""
-    return Euclidean() if experiment.baseline_distance == "euclidean" else mean_square
+    """What planning in a latent without a value compares with: what moves, where the latent has a map."""
+    distance: Distance = Euclidean() if experiment.baseline_distance == "euclidean" else mean_square
+    if isinstance(experiment.encoder, SceneMapConfig) and isinstance(
+        experiment.predictor, LocalPredictorConfig
+    ):
+        return MovingDistance(distance=distance, moves_from=experiment.encoder.map_width)
+    return distance
 
 
 def samples_of(planner: PlannerConfig) -> int | None:

@@ -270,7 +270,7 @@ def best_values(slips):
 
 
 def test_a_value_without_actions_takes_luck_for_skill_and_one_with_actions_does_not():
-    """arXiv:2601.00844, section 5, expects the first; arXiv:2110.06169 is why the second holds."""
+    """The discussion of arXiv:2601.00844 expects the first; arXiv:2110.06169 is why the second holds."""
     config = TDConfig(discount=DISCOUNT, expectile=0.99, target_decay=0.8)
     blind = Table()
     learn(TDObjective(blind, config), slippery_walk(), updates=1500, rate=0.3)

@@ -1,9 +1,10 @@
 """Curves over search and data, and parts left out: they are what they say, and their systems the table's."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
+from jepaplan.recipes.noise_study import noise
 from jepaplan.recipes.reproduction import Training
 from jepaplan.recipes.scaling import (
     HORIZONS,
@@ -92,3 +93,21 @@ def test_levers_of_the_search_use_the_same_training(scale):
             assert (ours.guided, straight.guided, believing.guided) == (True, False, True)
             assert ours.experiment == training.experiment == straight.experiment
             assert believing.experiment.distance.ways.belief > 1e3
+
+
+@scales
+def test_noise_is_the_world_s_and_nothing_else_changes(scale):
+    found = noise(scale)
+    assert len(found.trainings) == 3 * 5
+    still = {one.evaluations[0].method: one.experiment for one in found.trainings[:5]}
+    table = experiments(table2(scale).trainings)
+    for method in ("ours", "VF", "VF_quasi", "pred_VCReg"):
+        assert table[still[method].recipe] == still[method]
+    for training in found.trainings:
+        (cell,) = training.evaluations
+        calm = replace(training.experiment.recording, world="WallBig")
+        assert replace(training.experiment, recording=calm, instances="WallBig-final") == still[cell.method]
+        assert training.experiment.recording.world == cell.task == cell.instances.removesuffix("-final")
+    ways = still["ours, allowing for noise"].distance.ways
+    assert ways.noisy
+    assert not still["ours"].distance.ways.noisy

@@ -8,6 +8,7 @@ from jepaplan.recipes.demo_study import demo
 from jepaplan.recipes.experiment import Experiment
 from jepaplan.recipes.local import LOCAL_RECIPES
 from jepaplan.recipes.maze import MAZE_RECIPES
+from jepaplan.recipes.noise_study import noise
 from jepaplan.recipes.planner_study import planners
 from jepaplan.recipes.reproduction import Reproduction
 from jepaplan.recipes.scaling import data, levers, search
@@ -36,6 +37,7 @@ REPRODUCTIONS: dict[str, Callable[[Literal["cpu", "full"]], Reproduction | Video
     "data": data,
     "demo": demo,
     "levers": levers,
+    "noise": noise,
     "planners": planners,
     "search": search,
     "sweeps": sweeps,

@@ -84,6 +84,19 @@ def maze_ways() -> Experiment:
     return imagined_ways(MAZE, WaysConfig(reach=8, belief=0.6), MovingPointWeights(prediction=1.0))
 
 
+def allowing_for_noise(made: Experiment) -> Experiment:
+    """Where steps slip: what no model can predict must not move the point, and free steps are read as less.
+
+    With a weight of 20 the point shrank until it was no longer where the thing is on the map; with nothing
+    else changed not one imagined step was believed (docs/lab_notes.md).
+    """
+    point = made.stages[0]
+    assert isinstance(point, MovingPointStage)
+    point = replace(point, weights=replace(point.weights, prediction=1.0))
+    ways = replace(made.distance.ways, noisy=True, belief=0.45)
+    return replace(made, stages=(point, *made.stages[1:]), distance=replace(made.distance, ways=ways))
+
+
 LOCAL_RECIPES: dict[str, Callable[[], Experiment]] = {
     "wall_small_ways": wall_small_ways,
     "wall_big_ways": wall_big_ways,

@@ -16,7 +16,7 @@ TINY = os.environ.get("JEPAPLAN_EXAMPLE_SCALE") == "tiny"  # seconds instead of 
 folder = Path("runs/examples")
 
 # %%
-experiment = find_recipe("wall_big_demo")
+experiment = find_recipe("wall_big_paths")
 if TINY:
     short = tuple(replace(stage, fit=replace(stage.fit, updates=5)) for stage in experiment.stages)
     experiment = replace(experiment, stages=short)

@@ -105,7 +105,7 @@ def test_our_own_faults_keep_their_traceback(monkeypatch):
 def test_a_reader_who_leaves_is_no_error():
     program = "import sys; from jepaplan.cli import main; sys.exit(main())"
     pipe = subprocess.Popen(
-        [sys.executable, "-c", program, "cite", "wall_big_demo"],
+        [sys.executable, "-c", program, "cite", "wall_big_paths"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

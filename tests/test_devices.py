@@ -71,7 +71,7 @@ def rarely(*values):
 RECIPES = [
     "wall_small_prediction_ema_cpu",
     *rarely(
-        "wall_big_demo",
+        "wall_big_paths",
         "wall_small_contrastive_cpu",
         "wall_small_regressive_cpu",
         "wall_small_prediction_vcreg_inverse_cpu",

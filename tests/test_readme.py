@@ -97,7 +97,7 @@ def test_shell_blocks(wheel, tmp_path):
 
 
 def test_the_recipe_has_as_many_stages_as_are_shortened():
-    recipe = find_recipe("wall_big_demo")
+    recipe = find_recipe("wall_big_paths")
     _, small = read(recipe, ["--run", "there", *SMALL["train"]])
     assert [stage.fit.updates for stage in small.stages] == [5] * STAGES
 

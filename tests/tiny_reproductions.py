@@ -62,7 +62,7 @@ def tiny_training(name, **changes):
 
 def tiny_reproduction(*names):
     """Trainings that ask for the same recording, each evaluated in two variants."""
-    names = names or ("wall_big_demo", "wall_big_value_quasimetric_cpu")
+    names = names or ("wall_big_paths", "wall_big_value_quasimetric_cpu")
     return Reproduction(
         name="tiny",
         title="A tiny page",

@@ -21,7 +21,7 @@ def tiny_stage(stage, updates):
     return replace(stage, steps=3)
 
 
-def tiny_experiment(name="wall_big_demo", updates=UPDATES, **changes):
+def tiny_experiment(name="wall_big_paths", updates=UPDATES, **changes):
     """`name` with few updates, a small recording and a small search."""
     recipe = find_recipe(name)
     tiny = replace(

@@ -38,7 +38,7 @@ def test_every_recipe_is_cited_from_the_bibliography(name):
 
 
 def test_a_recipe_cites_what_it_touches_and_nothing_else():
-    demo = keys_of(find_recipe("wall_big_demo"))
+    demo = keys_of(find_recipe("wall_big_paths"))
     assert {
         "finn2016deep",
         "oord2018representation",
@@ -209,14 +209,14 @@ def plain(text):
 
 
 def test_entries_are_balanced_bibtex(capsys):
-    assert cli.main(["cite", "wall_big_demo"]) == 0
+    assert cli.main(["cite", "wall_big_paths"]) == 0
     text = capsys.readouterr().out
     assert text.count("{") == text.count("}")
-    assert cli.main(["cite", "wall_big_demo", "--json"]) == 0
+    assert cli.main(["cite", "wall_big_paths", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert "\n\n".join(row["bibtex"] for row in rows) + "\n" == text
 
 
 def test_unknown_recipe_suggests_the_nearest(capsys):
     assert cli.main(["cite", "wall_big_dem"]) == 2
-    assert "wall_big_demo" in capsys.readouterr().err
+    assert "wall_big_paths" in capsys.readouterr().err

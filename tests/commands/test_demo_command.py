@@ -9,7 +9,7 @@ from tiny_runs import tiny_experiment
 
 def test_from_nothing_to_a_report_and_a_plan(tmp_path, monkeypatch, small_report, capsys):
     run = tmp_path / "demo"
-    monkeypatch.setattr(demo, "wall_big_demo", lambda: tiny_experiment("wall_big_demo", updates=2))
+    monkeypatch.setattr(demo, "wall_big_ways", lambda: tiny_experiment("wall_big_ways", updates=2))
     monkeypatch.setattr(demo, "load_instances", lambda name: load_instances(name).subset(2))
     assert main(["demo", str(run), "--seed", "3", "--threads", "1"]) == 0
     said = capsys.readouterr().out

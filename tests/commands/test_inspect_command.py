@@ -95,7 +95,7 @@ def test_recordings_of_other_worlds_have_no_contact_sheet(tmp_path, capsys):
 
 def test_a_run_is_told_in_words(tmp_path, capsys):
     card = {
-        "recipe": "wall_big_demo",
+        "recipe": "wall_big_paths",
         "seed": 3,
         "commit": "abc",
         "version": "0.1.0",
@@ -108,7 +108,7 @@ def test_a_run_is_told_in_words(tmp_path, capsys):
     code, out, _ = inspect(capsys, tmp_path)
     assert code == 0
     for words in (
-        "wall_big_demo",
+        "wall_big_paths",
         "seed 3",
         "what it does",
         "commit abc",

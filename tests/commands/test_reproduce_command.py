@@ -28,7 +28,7 @@ COMMAND = ["reproduce", "tiny", "--seeds", "1", "--threads", "1", "--device", "c
 @pytest.fixture
 def tiny(monkeypatch):
     """The tiny reproduction among the others."""
-    monkeypatch.setitem(catalogue.REPRODUCTIONS, "tiny", lambda scale: tiny_reproduction("wall_big_demo"))
+    monkeypatch.setitem(catalogue.REPRODUCTIONS, "tiny", lambda scale: tiny_reproduction("wall_big_paths"))
     monkeypatch.setitem(wall.CONFIGS, "WallBig", SHORT)
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -99,7 +99,7 @@ def test_one_worker_writes_page_picture_and_rows_and_the_next_call_only_tells(tm
     assert main([*command, "--json"]) == 0
     rows = read_rows(tmp_path / "docs" / "page.json")
     assert capsys.readouterr().out == rows_text(rows)
-    assert [row.method for row in rows] == ["wall_big_demo, distance", "wall_big_demo, value"]
+    assert [row.method for row in rows] == ["wall_big_paths, distance", "wall_big_paths, value"]
     assert outcomes_of(tmp_path) == before
 
 
@@ -137,7 +137,7 @@ def test_only_some_work_and_the_whole_page(tmp_path, tiny, capsys):
     said = capsys.readouterr()
     assert "left" not in said.err.splitlines()[-1]
     assert "1 of 2 cells are measured" in (tmp_path / "tiny.md").read_text()
-    assert "| wall_big_demo | not yet |" in (tmp_path / "tiny.md").read_text()
+    assert "| wall_big_paths | not yet |" in (tmp_path / "tiny.md").read_text()
 
 
 def test_lists_what_there_is(capsys):

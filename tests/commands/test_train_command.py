@@ -24,13 +24,13 @@ def test_trains_the_stages_and_says_what_comes_next(tmp_path, tiny_data, monkeyp
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "a [dim] run"
     before = set(tmp_path.rglob("*"))
-    assert main(["train", "wall_big_demo", "--run", str(run), "--data", str(tiny_data), *TINY]) == 0
+    assert main(["train", "wall_big_paths", "--run", str(run), "--data", str(tiny_data), *TINY]) == 0
     said = capsys.readouterr()
     assert f"`jepaplan evaluate {run}` comes next" in said.out
     assert "imagined_value: 2 updates" in said.err
     assert all(run in path.parents or path == run for path in set(tmp_path.rglob("*")) - before)
 
-    again = ["train", "wall_big_demo", "--run", str(run), "--data", str(tiny_data), *TINY, "--json"]
+    again = ["train", "wall_big_paths", "--run", str(run), "--data", str(tiny_data), *TINY, "--json"]
     hashes = tensor_hashes(run)
     assert main(again) == 0
     stages = json.loads(capsys.readouterr().out)
@@ -42,7 +42,7 @@ def test_trains_the_stages_and_says_what_comes_next(tmp_path, tiny_data, monkeyp
 def test_threads_are_an_option(tmp_path, tiny_data, capsys):
     threads = torch.get_num_threads()
     try:
-        command = ["train", "wall_big_demo", "--run", str(tmp_path / "run"), "--data", str(tiny_data), *TINY]
+        command = ["train", "wall_big_paths", "--run", str(tmp_path / "run"), "--data", str(tiny_data), *TINY]
         assert main([*command, "--threads", "1"]) == 0
         assert torch.get_num_threads() == 1
     finally:
@@ -60,15 +60,15 @@ def test_without_a_recipe_lists_them(capsys):
 def test_unknown_recipes_and_options_suggest_the_nearest(tmp_path, capsys):
     run = ["--run", str(tmp_path / "run")]
     assert main(["train", "wall_big_dmo", *run]) == 2
-    assert "Did you mean wall_big_demo" in capsys.readouterr().err
-    assert main(["train", "wall_big_demo", *run, "--planner.sampels", "3"]) == 2
+    assert "Did you mean wall_big_paths" in capsys.readouterr().err
+    assert main(["train", "wall_big_paths", *run, "--planner.sampels", "3"]) == 2
     assert "--planner.samples" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 def test_wrong_input_is_refused_in_words(tmp_path, tiny_data, capsys):
     def refused(*options):
-        code = main(["train", "wall_big_demo", "--run", str(tmp_path / "run"), *options])
+        code = main(["train", "wall_big_paths", "--run", str(tmp_path / "run"), *options])
         return code, capsys.readouterr().err
 
     code, said = refused("--data", str(tiny_data), "--encoder.image-size", "32")

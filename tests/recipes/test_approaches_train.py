@@ -198,7 +198,7 @@ def test_more_goals_than_windows_are_held_out_can_be_asked_for(name, recordings,
 
 
 def test_a_scene_contrast_beside_a_target_encoder_is_refused(recordings):
-    demo = find_recipe("wall_big_demo")
+    demo = find_recipe("wall_big_paths")
     moving = replace(demo.stages[0].regulariser, target_decay=(0.99, 1.0))
     stages = (replace(demo.stages[0], regulariser=moving), *demo.stages[1:])
     demo = replace(demo, stages=stages, encoder=replace(demo.encoder, image_size=SIDE))
@@ -207,7 +207,7 @@ def test_a_scene_contrast_beside_a_target_encoder_is_refused(recordings):
 
 
 def test_a_scene_may_change_if_no_part_of_the_latent_is_held(recordings):
-    demo = find_recipe("wall_big_demo")
+    demo = find_recipe("wall_big_paths")
     demo = replace(
         demo,
         encoder=replace(demo.encoder, image_size=SIDE),

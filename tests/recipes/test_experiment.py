@@ -17,7 +17,7 @@ def with_stage(experiment, number, **changes):
 
 
 def test_a_seed_of_one_stage_alone_is_refused():
-    demo = find_recipe("wall_big_demo")
+    demo = find_recipe("wall_big_paths")
     with pytest.raises(
         InputError, match=r"'predictor' asks for seed 3, the experiment for 0.*Write --seed 3"
     ):
@@ -27,7 +27,7 @@ def test_a_seed_of_one_stage_alone_is_refused():
 
 
 def test_imagined_values_need_inverse_dynamics_trained_before():
-    demo = find_recipe("wall_big_demo")
+    demo = find_recipe("wall_big_paths")
     untrained = replace(demo.stages[0].weights, inverse_dynamics=0.0)
     with pytest.raises(InputError, match=r"'imagined_value' reads from the inverse dynamics"):
         with_stage(demo, 0, weights=untrained)

@@ -113,7 +113,7 @@ def test_experiments_that_do_not_fit_together_are_refused():
     blind = replace(experiment.stages[1], inverse_dynamics=False)
     with pytest.raises(InputError, match=r"write --stages\.1\.inverse-dynamics"):
         replace(experiment, stages=(experiment.stages[0], blind))
-    demo = find_recipe("wall_big_demo")
+    demo = find_recipe("wall_big_paths")
     interface = Interface(image=(2, 64, 64), action_dim=2)
     with pytest.raises(
         InputError, match="looks around on the map of a scene map encoder; this encoder is a Key"
@@ -126,7 +126,7 @@ def test_experiments_that_do_not_fit_together_are_refused():
 
 
 def test_the_moving_point_stage_wants_its_encoder(tmp_path):
-    demo = tiny_experiment("wall_big_demo")
+    demo = tiny_experiment("wall_big_paths")
     stage = MovingPointStage(fit=demo.stages[0].fit, steps=3)
     with pytest.raises(
         InputError, match="trains an encoder of a map and a point; this one is a KeypointConfig"

@@ -44,7 +44,7 @@ from tiny_reproductions import (
     work,
 )
 
-DEMO = tiny_reproduction("wall_big_demo")
+DEMO = tiny_reproduction("wall_big_paths")
 SHORT_WORLD = wall.WallWorld(SHORT)
 SCRIPT = Path(tiny_reproductions.__file__)
 
@@ -113,7 +113,7 @@ def test_seeds_have_recordings_of_their_own_and_come_one_after_the_other():
     both = tiny_reproduction()
     order = [(piece.seed, piece.training.name) for piece in pieces(both, 2) if piece.evaluation is None]
     assert order == [(seed, training.name) for seed in (0, 1) for training in both.trainings]
-    late = replace(DEMO, trainings=(tiny_training("wall_big_demo", seed=1000),))
+    late = replace(DEMO, trainings=(tiny_training("wall_big_paths", seed=1000),))
     assert {piece.seed for piece in pieces(late, 2)} == {1000, 1001}
     assert {piece.experiment.seed for piece in pieces(late, 2)} == {1000, 1001}
 
@@ -141,12 +141,12 @@ def replace_samples(cell, samples):
 
 
 def test_only_what_is_asked_for(tmp_path, calls):
-    wanted = tiny_reproduction().only(["wall_big_demo, value"])
+    wanted = tiny_reproduction().only(["wall_big_paths, value"])
     assert [cell.variant for training in wanted.trainings for cell in training.evaluations] == ["value"]
     assert wanted.claims == ()
     assert tiny_reproduction().only(["quasimetric"]).claims == tiny_reproduction().claims[1:]
     assert tiny_reproduction().only([]) == tiny_reproduction()
-    with pytest.raises(InputError, match=r"nothing of tiny holds abacus; its methods are wall_big_demo, .*"):
+    with pytest.raises(InputError, match=r"nothing of tiny holds abacus; its methods are wall_big_paths, .*"):
         tiny_reproduction().only(["abacus"])
     assert work(wanted, tmp_path, WorkOptions()) == Left(pieces=0)
     assert calls == {"record_world": 1, "train": 1, "evaluate_cell": 1}
@@ -205,9 +205,9 @@ def test_in_a_thread_time_ends_as_well(finished, tmp_path, monkeypatch):
 def test_what_another_worker_holds_is_waited_for(finished, tmp_path, calls):
     folder = shutil.copytree(finished, tmp_path / "copy")
     (training,) = DEMO.trainings
-    shutil.rmtree(folder / "wall_big_demo" / "seed0" / "outcomes")
+    shutil.rmtree(folder / "wall_big_paths" / "seed0" / "outcomes")
     piece = pieces(DEMO, 1)[1]
-    lock = folder / "wall_big_demo" / "seed0" / ".locks" / piece.key[-1]
+    lock = folder / "wall_big_paths" / "seed0" / ".locks" / piece.key[-1]
     with reproduction_work.claimed(lock) as mine:
         assert mine
         soon = WorkOptions(deadline=time.monotonic() + 3)
@@ -284,17 +284,17 @@ def test_missing_instances_are_noticed_before_any_training(tmp_path, calls):
 
 
 def test_a_reproduction_without_sense_is_refused():
-    training = tiny_training("wall_big_demo")
+    training = tiny_training("wall_big_paths")
     cell = training.evaluations[0]
-    with pytest.raises(InputError, match=r"trainings of tiny need different names.*: wall_big_demo"):
+    with pytest.raises(InputError, match=r"trainings of tiny need different names.*: wall_big_paths"):
         replace(DEMO, trainings=(training, training))
-    with pytest.raises(InputError, match="evaluations of wall_big_demo need different names"):
+    with pytest.raises(InputError, match="evaluations of wall_big_paths need different names"):
         replace(training, evaluations=(cell, cell))
     twin = Training(name="twin", experiment=training.experiment, evaluations=training.evaluations)
     with pytest.raises(InputError, match=r"cells of tiny need different names.*distance on WallBig"):
         replace(DEMO, trainings=(training, twin))
-    with pytest.raises(InputError, match="which nothing evaluates; its labels are wall_big_demo, distance"):
-        replace(DEMO, claims=(Claim(words="?", better="wall_big_demo", worse="wall_big_demo, value"),))
+    with pytest.raises(InputError, match="which nothing evaluates; its labels are wall_big_paths, distance"):
+        replace(DEMO, claims=(Claim(words="?", better="wall_big_paths", worse="wall_big_paths, value"),))
     with pytest.raises(InputError, match="got 'a/b'"):
         Training(name="a/b", experiment=training.experiment, evaluations=())
     with pytest.raises(InputError, match=r"got '\.\.'"):
@@ -328,7 +328,7 @@ def test_a_killed_worker_leaves_a_run_that_another_finishes(finished, tmp_path):
         if "stalled" in line:
             break
     soon = WorkOptions(deadline=time.monotonic() + 0.5)
-    assert work(both.only(["wall_big_demo"]), killed, soon) == Left(pieces=3)  # it holds what we want
+    assert work(both.only(["wall_big_paths"]), killed, soon) == Left(pieces=3)  # it holds what we want
     os.kill(worker.pid, signal.SIGKILL)
     assert worker.wait() == -signal.SIGKILL
     worker.stderr.close()

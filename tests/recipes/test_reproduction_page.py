@@ -12,10 +12,10 @@ from jepaplan.recipes.catalogue import REPRODUCTIONS
 from jepaplan.recipes.reproduction import Claim, Evaluation, Reproduction, Training, digest, outcome_file
 from jepaplan.recipes.reproduction_chart import draw_success
 from jepaplan.recipes.reproduction_page import cells, claim_outcomes, write_reproduction_page
-from jepaplan.recipes.wall import wall_big_demo
+from jepaplan.recipes.wall import wall_big_paths
 from jepaplan.types import InputError, SeedTree
 
-EXPERIMENT = wall_big_demo()
+EXPERIMENT = wall_big_paths()
 
 
 def evaluation(method, task, variant="", paper=None):

@@ -208,7 +208,7 @@ sys.exit(main(sys.argv[1:]))
 def test_two_processes_give_the_losses_of_one(tmp_path, tiny_data):
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED)
-    options = ["train", "wall_big_demo", "--data", str(tiny_data), "--device", "cpu", "--json"]
+    options = ["train", "wall_big_paths", "--data", str(tiny_data), "--device", "cpu", "--json"]
     for number in range(3):
         fit = f"--stages.{number}.fit"
         options += [f"{fit}.updates", "3", f"{fit}.batch", "8", f"{fit}.log-every", "1"]

@@ -34,12 +34,12 @@ def test_every_recipe_survives_json(name):
 
 def test_other_planners_and_bounds_survive_too():
     search = CEM(samples=8, elites=3, horizon=3, bounds=BoxBound(low=-1.0, high=1.0))
-    experiment = replace(find_recipe("wall_big_demo"), planner=search)
+    experiment = replace(find_recipe("wall_big_paths"), planner=search)
     assert through_json(experiment) == experiment
 
 
 def written():
-    return json.loads(json.dumps(experiment_to_json(find_recipe("wall_big_demo"))))
+    return json.loads(json.dumps(experiment_to_json(find_recipe("wall_big_paths"))))
 
 
 def test_unknown_kinds_are_refused_not_run():
@@ -87,7 +87,7 @@ def test_a_changed_default_is_noticed():
 
 
 def test_fingerprints_leave_out_words_and_defaults_and_nothing_else():
-    experiment = find_recipe("wall_big_demo")
+    experiment = find_recipe("wall_big_paths")
     plain = fingerprint(experiment, 3)
     assert fingerprint(replace(experiment, description="in other words"), 3) == plain
     assert fingerprint(replace(experiment, held_out=0.06), 3) != plain != fingerprint(experiment, 4)

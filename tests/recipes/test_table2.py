@@ -7,7 +7,7 @@ import pytest
 
 from jepaplan.evaluation.tasks import PACKAGED
 from jepaplan.recipes.catalogue import REPRODUCTIONS, find_recipe
-from jepaplan.recipes.table2 import DEMO, OURS, SWEEP_SEED, sweeps, table2
+from jepaplan.recipes.table2 import OURS, PATHS, SWEEP_SEED, sweeps, table2
 from jepaplan.recipes.value_guided import DISCOUNTS, EXPECTILES
 
 # Destrade et al., arXiv:2601.00844: table 2, and the number in the text of section 7.3.
@@ -44,7 +44,7 @@ def test_every_number_of_the_paper_has_its_cell_and_no_cell_has_another(scale):
         *itertools.product(["pred_VCReg, all of PLDM's terms"], WORLDS),
         *itertools.product(["two spaces (pred_VCReg, VF)"], ("WallBig", "Maze")),
         *itertools.product([OURS], WORLDS),
-        (DEMO, "WallBig"),
+        (PATHS, "WallBig"),
     }
 
 
@@ -67,20 +67,20 @@ def test_no_two_cells_and_no_two_trainings_are_one(name, scale):
 
 @scales
 def test_methods_of_a_world_and_seed_learn_from_one_recording(scale):
-    """The demo, which learns from more, stands beside the comparison: no claim names it."""
+    """What learns from more recordings stands beside the comparison: no claim names it."""
     reproduction = table2(scale)
     for world in WORLDS:
         recordings = {
             training.experiment.recording
             for training, cell in cells(reproduction)
-            if cell.task == world and cell.method != DEMO
+            if cell.task == world and cell.method != PATHS
         }
         assert len(recordings) == 1
         (recording,) = recordings
         assert recording.world == world
         assert recording.trajectories == 1000
     assert {training.experiment.seed for training in reproduction.trainings} == {0}
-    assert not any(DEMO in (claim.better, claim.worse) for claim in reproduction.claims)
+    assert not any(PATHS in (claim.better, claim.worse) for claim in reproduction.claims)
 
 
 @scales
@@ -92,7 +92,7 @@ def test_cells_are_judged_on_final_instances_by_what_was_learned(scale):
         few = scale == "cpu" and cell.method != OURS
         counts = (50, 100, 80) if few else (200, 200, 80)
         assert asked == dict(zip(("WallSmall", "WallBig", "Maze"), counts, strict=True))[cell.task]
-        assert cell.guided == (cell.method in (OURS, DEMO) or cell.method.startswith(("VF", "two spaces")))
+        assert cell.guided == (cell.method in (OURS, PATHS) or cell.method.startswith(("VF", "two spaces")))
         assert cell.experiment == training.experiment
 
 
@@ -102,7 +102,7 @@ def test_trainings_are_the_recipes_of_the_catalogue(scale):
         known = find_recipe(training.name)
         changes = {"seed": training.experiment.seed, "instances": training.experiment.instances}
         assert replace(known, **changes) == training.experiment
-        of_ours = training.name == "wall_big_demo" or training.name.endswith("_ways")  # at both scales
+        of_ours = training.name == "wall_big_paths" or training.name.endswith("_ways")  # at both scales
         assert of_ours or training.name.endswith("_cpu") == (scale == "cpu")
 
 

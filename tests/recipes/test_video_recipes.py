@@ -96,7 +96,7 @@ def test_wrong_experiments_are_refused_in_words():
 
 
 def test_files_of_another_kind_or_version_are_refused():
-    video, plans = tiny_video_experiment(), RECIPES["wall_big_demo"]()
+    video, plans = tiny_video_experiment(), RECIPES["wall_big_paths"]()
     with pytest.raises(InputError, match="`jepaplan probe RUN --data VIDEOS`"):
         experiment_from_json(written(video))
     with pytest.raises(InputError, match="`jepaplan evaluate RUN`"):

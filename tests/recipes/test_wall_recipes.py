@@ -19,21 +19,21 @@ def test_recipes_know_their_name_and_world(name):
 
 def test_all_worlds_have_every_method_at_both_sizes():
     for name in {**WALL_RECIPES, **MAZE_RECIPES}:
-        if name != "wall_big_demo":
+        if name != "wall_big_paths":
             assert name.replace("small", "big") in RECIPES
             assert name.replace("wall_small", "maze").replace("wall_big", "maze") in MAZE_RECIPES
             assert f"{name.removesuffix('_cpu')}_cpu" in RECIPES
 
 
-def test_the_demo_holds_still_what_it_calls_the_scene():
-    demo = find_recipe("wall_big_demo")
+def test_imagined_paths_hold_still_what_it_calls_the_scene():
+    demo = find_recipe("wall_big_paths")
     assert demo.encoder.scene_width == demo.predictor.held == demo.stages[-1].imagination.scene_width
 
 
 @pytest.mark.parametrize(
     "asked, meant",
     [
-        ("wall_big_dmo", "wall_big_demo"),
+        ("wall_big_dmo", "wall_big_paths"),
         ("wall_small_value_iqe", "wall_small_value_euclidean"),
         ("maze_regresive", "maze_regressive"),
         ("wall_small_value_euclidean_discount_0.97", "wall_small_value_euclidean_discount_0.9"),

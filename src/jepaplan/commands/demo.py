@@ -14,9 +14,11 @@ from jepaplan.commands.train import Options as TrainingOptions
 from jepaplan.commands.train import run_training
 from jepaplan.data.frames import frame_to_picture
 from jepaplan.evaluation.tasks import load_instances
+from jepaplan.recipes.local import wall_big_ways
 from jepaplan.recipes.run import load_run
 from jepaplan.recipes.study import Study, StudyOptions, save_study, study
-from jepaplan.recipes.wall import wall_big_demo
+
+_INSTANCES = "WallBig-demo"  # not the ones that results are reported on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    experiment = replace(wall_big_demo(), seed=options.seed)
+    experiment = replace(wall_big_ways(), seed=options.seed, instances=_INSTANCES)
     NOTES.print(f"{experiment.recipe}: {experiment.description}", highlight=False)
     run_training(experiment, TrainingOptions(run=options.run, device="cpu"))
     run = load_run(options.run)

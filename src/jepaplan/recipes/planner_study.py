@@ -35,7 +35,7 @@ from jepaplan.planners.tree_rules import GumbelHalving
 from jepaplan.recipes.experiment import ControlConfig, CostConfig, Experiment, PlannerConfig
 from jepaplan.recipes.reproduction import Claim, Evaluation, Reproduction, Training
 from jepaplan.recipes.tile_rooms import ROOMS, tile_room
-from jepaplan.recipes.wall import wall_big_demo
+from jepaplan.recipes.wall import wall_big_paths
 
 HORIZON = 12
 BUDGET = 128 * HORIZON
@@ -80,7 +80,7 @@ COSTS: Mapping[str, tuple[bool, Literal["sum", "terminal"]]] = {
 
 def planners(scale: Literal["cpu", "full"]) -> Reproduction:
     """The study; at full scale more instances and a replan at every step."""
-    experiments = [*(tile_room(room) for room in ROOMS), wall_big_demo()]
+    experiments = [*(tile_room(room) for room in ROOMS), wall_big_paths()]
     return Reproduction(
         name="planners",
         title="Every planner, every value",

@@ -15,12 +15,12 @@ from jepaplan.recipes.experiment import Experiment, MovingPointStage
 from jepaplan.recipes.local import LOCAL_RECIPES, wall_big_ways
 from jepaplan.recipes.reproduction import Claim, Evaluation, Reproduction, Training
 from jepaplan.recipes.value_guided import approaches_in
-from jepaplan.recipes.wall import WALL_BIG, WALL_BIG_CPU, wall_big_demo
+from jepaplan.recipes.wall import WALL_BIG, WALL_BIG_CPU, wall_big_paths
 
 Scale = Literal["cpu", "full"]
 
 SAMPLES = (2, 4, 8, 16, 32, 128, 512)
-HORIZONS = (4, 8, 12)  # steps ahead, of the demo's system
+HORIZONS = (4, 8, 12)  # steps ahead, of `wall_big_paths`
 WAYS_SAMPLES = (2, 8, 32)
 WAYS_HORIZONS = (4, 12)
 RECORDINGS = (125, 250, 500, 1000, 2500)
@@ -34,8 +34,8 @@ def search(scale: Scale) -> Reproduction:
         _searched(make(), scale, {f"ours, {steps} steps": steps for steps in WAYS_HORIZONS}, WAYS_SAMPLES)
         for make in LOCAL_RECIPES.values()
     ]
-    demo = replace(wall_big_demo(), instances="WallBig-final")
-    trainings.append(_searched(demo, scale, {f"the demo, {steps} steps": steps for steps in HORIZONS}))
+    paths = replace(wall_big_paths(), instances="WallBig-final")
+    trainings.append(_searched(paths, scale, {f"imagined paths, {steps} steps": steps for steps in HORIZONS}))
     for name, experiment in paper.items():
         steps = _planner(experiment).horizon
         trainings.append(_searched(experiment, scale, {f"{name}, {steps} steps": steps}))

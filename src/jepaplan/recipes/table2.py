@@ -7,8 +7,8 @@
     "a separate dataset" of it       recordings of seeds from `SWEEP_SEED`: those of no row of the table
 
 Three rows are not in the paper's table: pred_VCReg with PLDM's inverse dynamics and time similarity; ours
-(`recipes/local.py`), which learns from the same recordings and is met by all final instances; and the demo's,
-which learns from other recordings (`recipes/wall.py`) and is therefore beside the comparison, not in it.
+(`recipes/local.py`), which learns from the same recordings and is met by all final instances; and
+`wall_big_paths`, which learns from more recordings and is therefore beside the comparison, not in it.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ from jepaplan.recipes.value_guided import (
     value_vcreg,
     value_vcreg_joint,
 )
-from jepaplan.recipes.wall import WALL_BIG, WALL_BIG_CPU, WALL_SMALL, WALL_SMALL_CPU, wall_big_demo
+from jepaplan.recipes.wall import WALL_BIG, WALL_BIG_CPU, WALL_SMALL, WALL_SMALL_CPU, wall_big_paths
 
 Scale = Literal["cpu", "full"]
 
@@ -45,7 +45,7 @@ SETTINGS: dict[Scale, tuple[Setting, ...]] = {
     "full": (WALL_SMALL, WALL_BIG, MAZE),
 }
 OURS = "ours (imagined ways)"
-DEMO = "the demo (imagined paths)"
+PATHS = "imagined paths, 2,500 recordings"
 SWEEP_SEED = 1000  # of the first training of each variation; those of the table count from 0
 _CPU_EPISODES = {"WallSmall": 50, "WallBig": 100}  # of 200; small steps take eight times as long
 
@@ -101,9 +101,9 @@ def table2(scale: Scale) -> Reproduction:
         introduction=(
             "Rows have the paper's names; `recipes/value_guided.py` says what each learns from, and what the "
             "paper left open. All but the last learn from the same 1,000 recordings of each world and seed; "
-            f"all but the last two share planner and budget. {_SIZES[scale]} Ours "
-            "(`recipes/local.py`) has a search of its own, much smaller, and meets all final instances. The "
-            "demo learns from 2,500 recordings of one world."
+            f"all but the last two share planner and budget. {_SIZES[scale]} Ours (`recipes/local.py`) has a "
+            "search of its own, much smaller, and meets all final instances. The last row is "
+            "`wall_big_paths`, whose value is learned from imagined paths."
         ),
         trainings=(*_grid(scale), *_ours(scale)),
         claims=CLAIMS,
@@ -158,7 +158,7 @@ def _grid(scale: Scale) -> Iterator[Training]:
 def _ours(scale: Scale) -> Iterator[Training]:
     for make in LOCAL_RECIPES.values():
         yield _training(make(), scale, OURS, all_instances=True)
-    yield _training(replace(wall_big_demo(), instances="WallBig-final"), scale, DEMO)
+    yield _training(replace(wall_big_paths(), instances="WallBig-final"), scale, PATHS)
 
 
 def _training(

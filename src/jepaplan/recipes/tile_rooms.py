@@ -1,6 +1,6 @@
-"""The rooms in which value guidance matters: the demo's system, for pits, one-way doors and keys that break.
+"""The rooms in which value guidance matters: imagined paths, for pits, one-way doors and keys that break.
 
-What differs from the demo (`recipes/wall.py`): steps cannot always be undone, so a distance is not taught the
+What differs from `wall_big_paths`: steps cannot always be undone, so a distance is not taught the
 way back, and states that no imagined way joins are pushed apart by more than any task is long. Without that
 the value of a pit would be whatever its picture resembles.
 
@@ -23,7 +23,7 @@ from jepaplan.recipes.experiment import (
     PredictorStage,
     RecordingConfig,
 )
-from jepaplan.recipes.wall import wall_big_demo
+from jepaplan.recipes.wall import wall_big_paths
 
 ROOMS = tuple(MAPS)
 FAR = 60.0  # largest steps; the longest task takes about half as many
@@ -31,7 +31,7 @@ FAR = 60.0  # largest steps; the longest task takes about half as many
 
 def tile_room(room: str) -> Experiment:
     """One room's system, in minutes on a CPU."""
-    base = wall_big_demo()
+    base = wall_big_paths()
     first, second, third = base.stages
     assert isinstance(first, PredictionStage)
     assert isinstance(second, PredictorStage)

@@ -111,9 +111,9 @@ class Setting:
 def on_a_cpu(setting: Setting, encoder: CompactConfig, horizon: int) -> Setting:
     """The same science for two cores: small networks, short segments, fewer updates, a shorter search.
 
-    The predictor adds to the latent what changes, as the demo's does. The plain one with LayerNorm did not
-    even learn to copy (VF_quasi on big steps, batches of 64, one seed: held-out error 1.9 times that of
-    copying, and 0.2 times for this one on batches of 256).
+    The predictor adds to the latent what changes. The plain one with LayerNorm did not even learn to copy
+    (VF_quasi on big steps, batches of 64, one seed: held-out error 1.9 times that of copying, and 0.2 times
+    for this one on batches of 256).
     """
     return replace(
         setting,

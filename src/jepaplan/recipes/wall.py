@@ -1,7 +1,7 @@
-"""Two rooms: the demo, and the approaches of Destrade et al., arXiv:2601.00844, with small and big steps.
+"""Two rooms: the approaches of Destrade et al., arXiv:2601.00844, with small and big steps, and one of ours.
 
-The demo learns what the paper learns, from the same kind of recording, in minutes on a CPU: a small world
-model first, then the value of every imagined state. The approaches of tables 1 and 2 are
+`wall_big_paths` learns what the paper learns, from the same kind of recording, in minutes on a CPU: a small
+world model first, then the value of every imagined state. The approaches of tables 1 and 2 are
 `recipes/value_guided.py` in the settings below, and so are the variations of section 7.3, small steps only.
 
     paper                              here
@@ -34,11 +34,11 @@ from jepaplan.recipes.value_guided import Setting, approaches_in, on_a_cpu, swee
 from jepaplan.training.stage import FitConfig
 
 
-def wall_big_demo() -> Experiment:
+def wall_big_paths() -> Experiment:
     """Big steps in two rooms, in minutes on two cores: keypoint world model, value of imagined states."""
     scene, state = 16, 32
     return Experiment(
-        recipe="wall_big_demo",
+        recipe="wall_big_paths",
         description="world model by prediction, scene contrast and VCReg; value from shortest imagined paths",
         # Not the paper's 1,000: too few collisions for this world model to learn from (docs/lab_notes.md).
         recording=RecordingConfig(world="WallBig", trajectories=2500),
@@ -132,7 +132,7 @@ WALL_SMALL_CPU = on_a_cpu(WALL_SMALL, _COMPACT, horizon=48)
 WALL_BIG_CPU = on_a_cpu(WALL_BIG, _COMPACT, horizon=16)
 
 WALL_RECIPES: dict[str, Callable[[], Experiment]] = {
-    "wall_big_demo": wall_big_demo,
+    "wall_big_paths": wall_big_paths,
     **approaches_in(WALL_SMALL),
     **approaches_in(WALL_SMALL_CPU, suffix="_cpu"),
     **approaches_in(WALL_BIG),

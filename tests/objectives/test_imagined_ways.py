@@ -1,7 +1,6 @@
 """Ways imagined to a goal, in a toy world whose answers are known: a wall with a gap in the plane."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -123,14 +122,12 @@ def test_noise_that_leaves_less_to_read_of_every_action_is_allowed_for():
         return 0.5 * read(latent, following)
 
     exact = imagine_ways(Rooms(), read, latent(5.0, 0.0), CONFIG)
-    lost = imagine_ways(Rooms(), faintly, latent(5.0, 0.0), CONFIG)
-    assert len(lost.places) == 1
     model = Rooms()
-    found = imagine_ways(model, faintly, latent(5.0, 0.0), replace(CONFIG, noisy=True))
+    found = imagine_ways(model, faintly, latent(5.0, 0.0), CONFIG)
     assert torch.equal(found.places, exact.places)
     assert torch.equal(found.steps, exact.steps)
-    assert found.evaluations == model.calls == exact.evaluations + CONFIG.directions
-    in_a_corner = imagine_ways(Rooms(), faintly, latent(15.5, -15.5), replace(CONFIG, noisy=True))
+    assert found.evaluations == model.calls == exact.evaluations
+    in_a_corner = imagine_ways(Rooms(), faintly, latent(15.5, -15.5), CONFIG)
     assert len(in_a_corner.places) > 0.9 * len(exact.places)
 
 

@@ -11,7 +11,12 @@ from jepaplan.models.local_predictor import LocalPredictor, LocalPredictorConfig
 from jepaplan.models.scene_map import SceneMapConfig, SceneMapEncoder
 from jepaplan.models.world_model import LatentWorldModel
 from jepaplan.objectives.moving_point import MovingPointObjective, MovingPointWeights, motion_attention
-from jepaplan.objectives.prediction import copy_error, prediction_loss, relative_prediction_loss
+from jepaplan.objectives.prediction import (
+    copy_error,
+    prediction_loss,
+    relative_prediction_loss,
+    scaled_prediction_loss,
+)
 from jepaplan.objectives.scene import CompanionSegments
 from jepaplan.types import InputError
 
@@ -98,6 +103,22 @@ def test_it_finds_what_moves_and_predicts_where_it_goes():
     fit = torch.linalg.lstsq(known, path.flatten(0, 1)).solution
     error = (known @ fit - path.flatten(0, 1)).norm(dim=1).median()
     assert float(error) < 1.0  # pixels; a dot's place has a deviation of 5
+
+
+def test_shrinking_a_latent_gains_nothing():
+    generator = torch.Generator().manual_seed(0)
+    encoded = torch.randn(64, 5, 3, generator=generator)
+    imagined = encoded + 0.1 * torch.randn(64, 5, 3, generator=generator)
+    variance = encoded[:, 0].var(dim=0, correction=0)
+    expected = ((imagined - encoded)[:, 1:].square().mean(dim=(0, 1)) / variance).mean()
+    assert torch.allclose(scaled_prediction_loss(imagined, encoded, variance), expected)
+    scale = torch.tensor([0.3, 1.0, 40.0], requires_grad=True)
+    loss = scaled_prediction_loss(imagined * scale, encoded * scale, variance * scale.square())
+    loss.backward()
+    assert torch.allclose(loss, expected)
+    assert float((scale.grad * scale).abs().max()) < 1e-6
+    plain = prediction_loss(imagined * scale, encoded * scale)
+    assert float(torch.autograd.grad(plain, scale)[0].min()) > 0  # it would have
 
 
 def test_every_second_segment_is_imagined_on_the_map_of_its_companion():

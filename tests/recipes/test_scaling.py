@@ -98,8 +98,8 @@ def test_levers_of_the_search_use_the_same_training(scale):
 @scales
 def test_noise_is_the_world_s_and_nothing_else_changes(scale):
     found = noise(scale)
-    assert len(found.trainings) == 3 * 5
-    still = {one.evaluations[0].method: one.experiment for one in found.trainings[:5]}
+    assert len(found.trainings) == 3 * 4
+    still = {one.evaluations[0].method: one.experiment for one in found.trainings[:4]}
     table = experiments(table2(scale).trainings)
     for method in ("ours", "VF", "VF_quasi", "pred_VCReg"):
         assert table[still[method].recipe] == still[method]
@@ -108,6 +108,3 @@ def test_noise_is_the_world_s_and_nothing_else_changes(scale):
         calm = replace(training.experiment.recording, world="WallBig")
         assert replace(training.experiment, recording=calm, instances="WallBig-final") == still[cell.method]
         assert training.experiment.recording.world == cell.task == cell.instances.removesuffix("-final")
-    ways = still["ours, allowing for noise"].distance.ways
-    assert ways.noisy
-    assert not still["ours"].distance.ways.noisy

@@ -13,7 +13,8 @@ This is value iteration on a sampled, deterministic decision process, run to its
 `objectives/imagined_graph.py` has it for learning, and search over states that were met as in Eysenbach et
 al., "Search on the Replay Buffer", arXiv:1906.05253, over imagined ones. Here nothing is learned, and nothing
 has to generalise but the world model. Imagined steps are believed where the inverse dynamics reads from them
-what was done. All states feel what the goal feels: with a goal at rest, every line starts at rest.
+what was done; where steps slip it reads less of every action, so they are compared with the freest steps
+from the goal. All states feel what the goal feels: with a goal at rest, every line starts at rest.
 """
 
 from collections import OrderedDict
@@ -59,8 +60,7 @@ class WaysConfig:
     reach: int = 4  # model steps along each line; the last ones must be longer than `spacing`
     step_norm: float = 1.5  # norm of imagined actions, in normalised units
     largest_norm: float = 2.45  # norm of the largest allowed action: what counts as one step to go
-    belief: float = 0.45  # a step is believed if the action read from it is off by at most this share
-    noisy: bool = False  # where steps slip, less is read of every action: compare with what free steps show
+    belief: float = 0.45  # believed is a step whose action, read beside that of free ones, is off by less
     most_states: int = 4000  # where imagination leaves the picture, somebody has to stop it
     unreached: float = 30.0  # steps added to the longest way, for states from which none was found
 
@@ -101,10 +101,8 @@ def imagine_ways(
     begins: list[Tensor] = []
     ends: list[Tensor] = []
     steps: list[Tensor] = []
-    readable, evaluations = 1.0, 0
-    if config.noisy:
-        readable = _readable(world_model, inverse_dynamics, goal, config.step_norm * directions)
-        evaluations += len(directions)
+    readable = _readable(world_model, inverse_dynamics, goal, config.step_norm * directions)
+    evaluations = len(directions)
     while explored < len(states) and len(states) < config.most_states:
         wave = states[explored:]
         latent = wave.repeat_interleave(len(directions), dim=0)

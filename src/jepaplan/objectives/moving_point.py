@@ -3,7 +3,7 @@
     term          what it asks, over segments of T steps and one companion frame of each recording
     attention     look where a frame differs from its companion, a frame from another time of the recording
     travel        the mean action of a stretch of steps can be read from how far the point went
-    prediction    the unrolled squared error of the moving numbers
+    prediction    the unrolled squared error of the moving numbers, as a share of their variance
     constancy     how the maps of a frame and of its companion differ, beside how those of the batch do
 
 What moves is in the picture, so it leaves its mark on the map, which `constancy` makes small. And every
@@ -13,8 +13,9 @@ nearby walks through walls wherever it is not (docs/lab_notes.md).
 Without `attention` the point may be anything that is spread out and easy to predict, such as which layout it
 is: in the maze that is what it became, and no weight of variance or inverse dynamics brought it to the ball
 (docs/lab_notes.md). `travel` is akin to the multi-step inverse dynamics of Lamb et al., arXiv:2207.08229, but
-sees nothing but the displacement and reads the mean action; it keeps the point from shrinking to nothing,
-which would be easiest to predict.
+sees nothing but the displacement and reads the mean action. Both the prediction's share of the variance and
+it keep the point from shrinking, which would be easiest to predict: a point that shrank was no longer where
+the thing is on the map (docs/lab_notes.md).
 """
 
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
-from jepaplan.objectives.prediction import copy_error, prediction_loss
+from jepaplan.objectives.prediction import copy_error, prediction_loss, scaled_prediction_loss
 from jepaplan.objectives.scene import CompanionSegments
 from jepaplan.objectives.segments import LatentDynamics
 from jepaplan.objectives.vcreg import Gather, alone
@@ -38,7 +39,7 @@ class MovingPointWeights:
 
     attention: float = 1.0  # nats
     travel: float = 4.0  # squared error of the mean normalised action times the root of the steps
-    prediction: float = 20.0  # squared error, which is small: a step is a tenth of a unit
+    prediction: float = 12.0  # share of the variance, which is small: a step is a tenth of the deviation
     constancy: float = 0.3  # share of the variance of maps
 
     def __post_init__(self) -> None:
@@ -116,13 +117,16 @@ class MovingPointObjective(nn.Module):
         terms = {
             "attention": motion_attention(ends, torch.cat([there, then]), torch.cat([then, there])),
             "travel": self._travel(moving[..., :2], actions),
-            "prediction": prediction_loss(imagined[..., self.moves_from :], moving),
+            "prediction": scaled_prediction_loss(
+                imagined[..., self.moves_from :], moving, self.gather(moving[:, 0]).var(dim=0, correction=0)
+            ),
             "constancy": self._constancy(still[:, 0], still[:, -1]),
         }
         weights = asdict(self.weights)
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         metrics = {name: term.detach() for name, term in terms.items()}
-        metrics["prediction_over_copy"] = metrics["prediction"] / copy_error(moving).clamp(min=1e-12)
+        error = prediction_loss(imagined[..., self.moves_from :], moving).detach()
+        metrics["prediction_over_copy"] = error / copy_error(moving).clamp(min=1e-12)
         metrics["latent_std"] = moving.detach()[:, 0].std(dim=0, unbiased=False).mean()
         return loss, metrics
 

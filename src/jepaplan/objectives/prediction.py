@@ -30,6 +30,19 @@ def prediction_loss(
     return (imagined[:, 1:] - targets[:, 1:]).square().mean()
 
 
+def scaled_prediction_loss(
+    imagined: Float[Tensor, "B frames D"],
+    encoded: Float[Tensor, "B frames D"],
+    variance: Float[Tensor, " D"],
+) -> Float[Tensor, ""]:
+    """`prediction_loss` of each number as a share of its `variance`, which learns as well.
+
+    Latents of any scale have the same loss, so nothing is gained by shrinking what is hard to predict.
+    """
+    errors = (imagined[:, 1:] - encoded[:, 1:]).square().mean(dim=(0, 1))
+    return (errors / variance.clamp(min=1e-3)).mean()
+
+
 def copy_error(encoded: Float[Tensor, "B frames D"]) -> Float[Tensor, ""]:
     """The prediction loss of believing that nothing changes: what a predictor must beat."""
     return (encoded[:, :1] - encoded[:, 1:]).detach().square().mean()

@@ -1,12 +1,12 @@
 """Ours on the paper's own recordings: a world model that looks around itself, and ways imagined to the goal.
 
 A `Setting` of Destrade et al., arXiv:2601.00844, fixes the recording; everything else is ours, and the same
-in all of their worlds but for what their scale asks:
+in all of their worlds but for the steps along a line and the steps ahead:
 
-    world        pixels of a largest step    thinnest wall    lines      a step is believed
-    WallSmall    1.8                         3                6 steps    if its action is read to 30 %
-    WallBig      3.6                         3                3 steps    if its action is read to 30 %
-    Maze         1.3, and less from rest     11               8 steps    if its action is read to 60 %
+    world        pixels of a largest step    thinnest wall    lines      looks ahead
+    WallSmall    1.8                         3                6 steps    16 steps
+    WallBig      3.6                         3                3 steps    12 steps
+    Maze         1.3, and less from rest     11               8 steps    12 steps
 
 Why there is no value network: the ways to the goal are found when it is seen (`objectives/imagined_ways.py`).
 docs/lab_notes.md has what each part gave.
@@ -18,7 +18,6 @@ from dataclasses import replace
 from jepaplan.models.local_predictor import LocalPredictorConfig
 from jepaplan.models.scene_map import SceneMapConfig
 from jepaplan.objectives.imagined_ways import WaysConfig
-from jepaplan.objectives.moving_point import MovingPointWeights
 from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.proposals import NormBound
 from jepaplan.recipes.experiment import DistanceConfig, Experiment, MovingPointStage, PredictorStage
@@ -29,7 +28,7 @@ from jepaplan.recipes.wall import WALL_BIG, WALL_SMALL
 from jepaplan.training.stage import FitConfig
 
 
-def imagined_ways(setting: Setting, ways: WaysConfig, weights: MovingPointWeights) -> Experiment:
+def imagined_ways(setting: Setting, reach: int) -> Experiment:
     """The paper's recording of one of its worlds, the rest ours: minutes on a core."""
     fit = FitConfig(
         updates=600, batch=64, learning_rate=2e-3, gradient_clip=1.0, evaluate_every=200, health_every=300
@@ -44,9 +43,9 @@ def imagined_ways(setting: Setting, ways: WaysConfig, weights: MovingPointWeight
             image_channels=setting.encoder.image_channels, proprioception_dim=felt_by(setting.encoder)
         ),
         predictor=LocalPredictorConfig(),
-        distance=DistanceConfig(kind="imagined_ways", ways=ways),
+        distance=DistanceConfig(kind="imagined_ways", ways=WaysConfig(reach=reach)),
         stages=(
-            MovingPointStage(weights=weights, fit=fit),
+            MovingPointStage(fit=fit),
             PredictorStage(
                 fit=replace(fit, updates=1500, batch=256, evaluate_every=500, health_every=750),
                 steps=15,
@@ -67,34 +66,18 @@ def imagined_ways(setting: Setting, ways: WaysConfig, weights: MovingPointWeight
 
 def wall_small_ways() -> Experiment:
     """Small steps."""
-    made = imagined_ways(WALL_SMALL, WaysConfig(reach=6, belief=0.3), MovingPointWeights())
+    made = imagined_ways(WALL_SMALL, reach=6)
     return replace(made, planner=replace(made.planner, horizon=16))
 
 
 def wall_big_ways() -> Experiment:
     """Big steps."""
-    return imagined_ways(WALL_BIG, WaysConfig(reach=3, belief=0.3), MovingPointWeights())
+    return imagined_ways(WALL_BIG, reach=3)
 
 
 def maze_ways() -> Experiment:
-    """The maze, where a line starts at rest and a push is felt later.
-
-    A velocity changes by a unit where a place changes by a tenth: its errors weigh enough by themselves.
-    """
-    return imagined_ways(MAZE, WaysConfig(reach=8, belief=0.6), MovingPointWeights(prediction=1.0))
-
-
-def allowing_for_noise(made: Experiment) -> Experiment:
-    """Where steps slip: what no model can predict must not move the point, and free steps are read as less.
-
-    With a weight of 20 the point shrank until it was no longer where the thing is on the map; with nothing
-    else changed not one imagined step was believed (docs/lab_notes.md).
-    """
-    point = made.stages[0]
-    assert isinstance(point, MovingPointStage)
-    point = replace(point, weights=replace(point.weights, prediction=1.0))
-    ways = replace(made.distance.ways, noisy=True, belief=0.45)
-    return replace(made, stages=(point, *made.stages[1:]), distance=replace(made.distance, ways=ways))
+    """The maze, where a line starts at rest and a push is felt later."""
+    return imagined_ways(MAZE, reach=8)
 
 
 LOCAL_RECIPES: dict[str, Callable[[], Experiment]] = {

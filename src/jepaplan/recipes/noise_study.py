@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Literal
 
 from jepaplan.recipes.experiment import Experiment
-from jepaplan.recipes.local import allowing_for_noise, wall_big_ways
+from jepaplan.recipes.local import wall_big_ways
 from jepaplan.recipes.reproduction import Claim, Evaluation, Reproduction, Training
 from jepaplan.recipes.value_guided import prediction_vcreg, value_euclidean, value_quasimetric
 from jepaplan.recipes.wall import WALL_BIG, WALL_BIG_CPU
@@ -24,12 +24,11 @@ _EPISODES = 100  # of 200 instances, on a CPU
 
 
 def noise(scale: Literal["cpu", "full"]) -> Reproduction:
-    """Ours with and without what allows for noise, the paper's values and prediction, in the three worlds."""
+    """Ours, the paper's values and prediction, in the three worlds."""
     setting, suffix = (WALL_BIG_CPU, "_cpu") if scale == "cpu" else (WALL_BIG, "")
     ours = wall_big_ways()
     methods = {
         "ours": ours,
-        "ours, allowing for noise": allowing_for_noise(ours),
         "VF": value_euclidean(setting),
         "VF_quasi": value_quasimetric(setting),
         "pred_VCReg": prediction_vcreg(setting),
@@ -48,7 +47,6 @@ def noise(scale: Literal["cpu", "full"]) -> Reproduction:
             for method, experiment in methods.items()
         ),
         claims=(
-            Claim(words="allowing for noise helps", better="ours, allowing for noise", worse="ours"),
             Claim(words="value above prediction: VF above pred_VCReg", better="VF", worse="pred_VCReg"),
             Claim(words="quasimetric above Euclidean", better="VF_quasi", worse="VF"),
         ),
@@ -71,7 +69,7 @@ def _in_world(world: str, method: str, experiment: Experiment, scale: str, suffi
         guided=experiment.learns_value,
         episodes=_EPISODES if scale == "cpu" else None,
     )
-    name = experiment.recipe + ("-noise" if "noise" in method else "")
+    name = experiment.recipe
     # The runs of the world without noise are the table's.
     return Training(
         name=name if world == "WallBig" else f"{name}-{world}", experiment=experiment, evaluations=(cell,)

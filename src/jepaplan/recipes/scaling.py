@@ -114,12 +114,11 @@ def _without(ours: Experiment) -> dict[str, Experiment]:
     """What is trained anew, by what is said of it."""
     point = ours.stages[0]
     assert isinstance(point, MovingPointStage)
-    weigh = point.weights.prediction
     terms = {
         "no attention to what moves": replace(point.weights, attention=0.0),
         "travel is not read": replace(point.weights, travel=0.0),
         "maps of a recording may differ": replace(point.weights, constancy=0.0),
-        "prediction weighs 1, in the maze 20": replace(point.weights, prediction=20.0 if weigh == 1 else 1.0),
+        "prediction weighs 1": replace(point.weights, prediction=1.0),
     }
     return {
         "no mirror images": replace(ours, mirrors=()),

@@ -13,7 +13,7 @@ import jepaplan.envs.gym_adapters  # noqa: F401  (registers the environments)
 from jepaplan.envs.wall import WALL_SMALL, WallWorld
 from jepaplan.types import InputError
 
-NAMES = ["jepaplan/WallSmall-v0", "jepaplan/WallBig-v0"]
+NAMES = [f"jepaplan/{name}-v0" for name in ("WallSmall", "WallBig", "WallBigBounce", "WallBigSlips")]
 
 
 def many(count: int = 4, **settings):

@@ -1,4 +1,4 @@
-"""The wall worlds as gymnasium environments: `jepaplan/WallSmall-v0` and `jepaplan/WallBig-v0`.
+"""The wall worlds as gymnasium environments, such as `jepaplan/WallBig-v0`: all names of `CONFIGS`.
 
 Importing this module registers them, singly (`gymnasium.make`) and as one vectorised environment that steps
 and draws all its worlds in one call (`gymnasium.make_vec(..., vectorization_mode="vector_entry_point")`).
@@ -7,7 +7,7 @@ and draws all its worlds in one call (`gymnasium.make_vec(..., vectorization_mod
     action        displacement (dx, dy) in pixels, cut per axis to the longest recorded step
     reward        -1 for each step that does not end at the goal, 0 for the one that does
     terminated    the goal is reached, as `WallWorld.reached` defines it
-    truncated     the step limit of the configuration (200 for WallSmall, 64 for WallBig)
+    truncated     the step limit of the configuration (200 for WallSmall, 64 for the others)
     info          goal_observation, state and goal_state (x, y, wall_x, door_y), is_success
     options       of `reset`: layout (wall_x, door_y), start (x, y), goal (x, y), each optional, in pixels
 """
@@ -18,10 +18,10 @@ import gymnasium
 
 from jepaplan.envs.episode_picture import picture
 from jepaplan.envs.tasks import begin
-from jepaplan.envs.wall import WALL_BIG, WALL_SMALL, WallConfig, WallWorld
+from jepaplan.envs.wall import WALL_BIG, WALL_BIG_BOUNCE, WALL_BIG_SLIPS, WALL_SMALL, WallConfig, WallWorld
 from jepaplan.envs.world_gym import Face, WorldEnv, WorldVectorEnv
 
-CONFIGS = {"WallSmall": WALL_SMALL, "WallBig": WALL_BIG}
+CONFIGS = {config.name: config for config in (WALL_SMALL, WALL_BIG, WALL_BIG_BOUNCE, WALL_BIG_SLIPS)}
 
 
 def wall_env(config: WallConfig = WALL_SMALL, render_mode: str | None = None) -> WorldEnv:

@@ -36,8 +36,10 @@ def test_searches_differ_in_nothing_but_the_search(scale):
             assert cell.at == planner.samples * planner.horizon * planner.iterations
             assert cell.variant == f"{planner.samples} samples"
             assert f"{planner.horizon} steps" in cell.method
+            lines = cell.experiment.distance.ways.directions
+            assert lines == (8 if "8 directions" in cell.method else 16)
     cells = [cell for training in found.trainings for cell in training.evaluations]
-    ours = 3 * len(WAYS_HORIZONS) * len(WAYS_SAMPLES)
+    ours = 3 * (len(WAYS_HORIZONS) + 1) * len(WAYS_SAMPLES)
     assert len({(cell.label, cell.task) for cell in cells}) == len(cells)
     assert len(cells) == (len(HORIZONS) + 2) * len(SAMPLES) + ours
 

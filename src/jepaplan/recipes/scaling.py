@@ -44,8 +44,8 @@ def search(scale: Scale) -> Reproduction:
             "Each system is trained once per seed, as for the table of ten approaches, and then plans with "
             "more and fewer samples at every step; the last plan goes on, so even two samples a step are "
             "many in an episode. Ours imagines ways when it sees a goal, which the axis leaves out and the "
-            "cost of planning below counts; with fewer directions it imagines half as many lines. The paper asks its predictor 128,000 times per step in WallBig, "
-            "and 192,000 times in its other worlds."
+            "cost of planning below counts; with fewer directions it imagines half as many lines. The paper "
+            "asks its predictor 128,000 times per step in WallBig, and 192,000 times in its others."
         ),
         trainings=tuple(trainings),
         axis="predictor calls per replan",

@@ -59,16 +59,21 @@ class Materials:
         """Latents of all recorded frames, by the encoder as it is when first called."""
         if self._latents is None:
             frames, felt = self.episodes.observations, self.episodes.proprioception
-            chunks: list[Tensor] = []
+            # Written into one tensor: chunks that are kept between larger ones that are not would leave holes
+            # in memory, twice what the latents take.
+            whole: Tensor | None = None
             with torch.no_grad():
                 for start in range(0, len(frames), _ENCODE_AT_ONCE):
                     self.report("encoding the recording", start, len(frames))
                     some = slice(start, start + _ENCODE_AT_ONCE)
                     body = None if felt is None else self.place(felt[some])
                     # Beside the recording: the loop moves batches, not columns, to the accelerator.
-                    chunks.append(self.system.world_model.encode(self.place(frames[some]), body).cpu())
+                    chunk = self.system.world_model.encode(self.place(frames[some]), body).cpu()
+                    whole = chunk.new_empty(len(frames), *chunk.shape[1:]) if whole is None else whole
+                    whole[some] = chunk
             self.report("encoding the recording", len(frames), len(frames))
-            self._latents = torch.cat(chunks)
+            self._latents = whole
+        assert self._latents is not None
         return self._latents
 
     def forget_latents(self) -> None:

@@ -8,6 +8,7 @@ from literal_returns import lambda_return_literally, seeded, segments
 from torch import nn
 
 from jepaplan.models.value_heads import QuasimetricHeadConfig, ValueHeadConfig, build_values
+from jepaplan.objectives.iql import implicit_q_loss, value_loss
 from jepaplan.objectives.returns import (
     balanced_pairs,
     rewards_until,
@@ -283,6 +284,35 @@ def test_a_value_without_actions_takes_luck_for_skill_and_one_with_actions_does_
     assert float(optimism.min()) > 0.75  # nearly the value of a world without slips
     share = (states.table[0, ..., 0].detach() - true)[apart] / (lucky - true)[apart]
     assert float(share.abs().max()) < 0.15
+
+
+def test_a_distance_is_cured_of_luck_by_values_of_actions():
+    walk_ = slippery_walk()
+    frames, goals = walk_.latents.argmax(-1), walk_.goals.argmax(-1)
+    action = walk_.actions[:, 0].argmax(-1)
+    true, lucky = best_values(1 / 8), best_values(0.0)
+    apart = ~torch.eye(STATES, dtype=torch.bool)
+    optimism = {}
+    for name in ("value_loss", "implicit_q_loss"):
+        steps = torch.zeros(STATES, STATES, dtype=torch.float64, requires_grad=True)
+        values = torch.zeros(2, STATES, STATES, dtype=torch.float64, requires_grad=True)
+        optimiser = torch.optim.Adam([steps, values], lr=0.3)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 1500)
+        for _ in range(1500):
+            distances = (steps * ~torch.eye(STATES, dtype=torch.bool))[frames, goals[:, None]][..., None]
+            reached = (frames == goals[:, None])[..., None]
+            if name == "value_loss":
+                loss = value_loss(distances, reached, discount=DISCOUNT, expectile=0.99)
+            else:
+                of_actions = values[action, frames[:, 0], goals][:, None, None]
+                loss = implicit_q_loss(distances, reached, of_actions, discount=DISCOUNT, expectile=0.99)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        optimism[name] = ((-steps.detach() - true)[apart] / (lucky - true)[apart]).mean()
+    assert float(optimism["value_loss"]) > 0.75
+    assert abs(float(optimism["implicit_q_loss"])) < 0.15
 
 
 # ---- returns that are known ------------------------------------------------------------------------------

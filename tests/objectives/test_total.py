@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,11 +9,11 @@ from jepaplan.data.windows import WindowBatch
 from jepaplan.models.encoders import CompactConfig, CompactEncoder
 from jepaplan.models.predictors import MLPPredictor, PredictorConfig
 from jepaplan.models.quasimetric import IQE
-from jepaplan.models.value_heads import InverseDynamics
+from jepaplan.models.value_heads import InverseDynamics, ValueHead, ValueHeadConfig
 from jepaplan.models.world_model import LatentWorldModel
 from jepaplan.objectives import vcreg
 from jepaplan.objectives.contrastive import contrastive_loss
-from jepaplan.objectives.iql import ValueConfig, distances_to_goals, value_loss
+from jepaplan.objectives.iql import ValueConfig, distances_to_goals, goals_for, value_loss
 from jepaplan.objectives.prediction import prediction_loss
 from jepaplan.objectives.regressive import regressive_loss
 from jepaplan.objectives.total import (
@@ -190,6 +191,41 @@ def test_a_second_space_learns_from_latents_what_it_would_from_frames():
         alone(LatentSegments(latents, batch.actions))
 
 
+def test_values_of_actions_see_all_goals_and_shape_no_latent():
+    model, batch = world_model(), window_batch()
+    torch.manual_seed(2)
+    head = ValueHead(16, ValueHeadConfig(action=True, zero_at_goal=False), 2)
+    weights = ObjectiveWeights(prediction=0.0, value=1.0)
+    with_actions = replace(VALUE, action_values=True, own_goals=True)
+    distance = IQE(width=16, components=2)
+    objective = ValueObjective(model.pixel_encoder, distance, weights, action_values=head, value=with_actions)
+    loss, _ = objective(batch)
+    latents = model.encode_frames(batch.observations).detach()
+    distances, reached = distances_to_goals(
+        latents, batch.frames, distance, VALUE.batch_goals, own_goals=True
+    )
+    goals = goals_for(latents, batch.frames, VALUE.batch_goals, own_goals=True)
+    assert goals.shape[1] == distances.shape[2]
+    torch.testing.assert_close(distance(latents[:, :, None], goals[:, None]), distances)
+    total = 0.0
+    steps = batch.actions.shape[1]
+    for t in range(steps):
+        for g in range(goals.shape[1]):
+            value = head(latents[:, t], goals[:, g], batch.actions[:, t])
+            cost = (~reached[:, t, g]).float()
+            outcome = -cost - VALUE.discount * distances[:, t + 1, g]
+            error = value + distances[:, t, g]
+            weight = torch.where(error < 0, 1 - VALUE.expectile, VALUE.expectile)
+            total = total + (weight * error.square() + (value - outcome).square()).mean()
+    torch.testing.assert_close(loss, total / (steps * goals.shape[1]))
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
+    with pytest.raises(InputError, match="ValueConfig\\(action_values=True\\)"):
+        ValueObjective(model.pixel_encoder, distance, weights, value=with_actions)
+    with pytest.raises(InputError, match="got action_values=False and a module"):
+        ValueObjective(model.pixel_encoder, distance, weights, action_values=head, value=VALUE)
+
+
 def test_joint_is_the_sum_and_encodes_once(monkeypatch):
     model, batch = world_model(), window_batch()
     prediction, value = build_prediction(model), build_value(model)
@@ -202,7 +238,7 @@ def test_joint_is_the_sum_and_encodes_once(monkeypatch):
 
     alone, _ = prediction(batch)
     encoded = model.encode_frames(batch.observations)
-    value_terms = value.terms(encoded, batch.frames)
+    value_terms = value.terms(encoded, batch.frames, batch.actions)
     expected = alone + sum(getattr(ALL, name) * term for name, term in value_terms.items())
     torch.testing.assert_close(loss, expected)
     assert {"prediction", "value", "pair_regression", "latent_std", "prediction_over_copy"} <= set(metrics)

@@ -110,6 +110,30 @@ def one_update(stage, config, folder):
         return stage.evaluate()
 
 
+@pytest.mark.parametrize("name", ["value_euclidean", "value_quasimetric_joint", "two_spaces"])
+def test_values_of_actions_are_trained_and_left_behind(name, recordings, tmp_path):
+    experiment = tiny(f"wall_small_{name}_cpu")
+    stages = tuple(
+        replace(stage, value=replace(stage.value, action_values=True)) if hasattr(stage, "value") else stage
+        for stage in experiment.stages
+    )
+    experiment = replace(experiment, stages=stages)
+    workshop = workshop_of(experiment, recordings["wall_small"])
+    names = set(workshop.system.state_dict())
+    heads = []
+    for config in experiment.stages:
+        stage = workshop.build(config)
+        head = getattr(stage.objective, "action_values", None)
+        before = None if head is None else copied(head)
+        one_update(stage, config.fit, tmp_path / config.name)
+        if head is not None:
+            after = head.state_dict()
+            assert any(not torch.equal(before[key], after[key]) for key in before)
+            heads.append(config.name)
+    assert len(heads) == 1
+    assert set(workshop.system.state_dict()) == names
+
+
 @pytest.mark.parametrize("prefix", ["wall_small", "maze"])
 @pytest.mark.parametrize("name", MOVES)
 def test_every_stage_moves_what_it_says(name, prefix, recordings, tmp_path):

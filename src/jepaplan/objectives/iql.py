@@ -15,7 +15,9 @@ reached,
     sg       detach
 
 As in the paper there is no target network, no ensemble and no terminal mask; a slowly moving copy may supply
-`target_distances`. Sums over t and n are means here: their counts do not change the weight of the loss.
+`target_distances`. Where outcomes are random the paper's loss is biased, since it sees no actions;
+`implicit_q_loss` sees them. Sums over t and n are means here: their counts do not change the weight of the
+loss.
 
 Goals of the batch come from other recordings, so where every recording has its own layout they cannot be
 reached at all, and the best value is that of never arriving, -1 / (1 - gamma). The paper says "random goals
@@ -59,6 +61,7 @@ class ValueConfig:
     expectile: float = 0.8  # 0.5 averages over the behaviour in the data, towards 1 takes its best
     batch_goals: int = 64  # goals from the batch, beside each segment's last state; 0 for none
     own_goals: bool = False  # every state of the segment itself is a goal as well
+    action_values: bool = False  # values of actions in between, so that luck is not taken for skill
 
     def __post_init__(self) -> None:
         if not 0 < self.discount <= 1 or not 0 < self.expectile < 1:
@@ -96,6 +99,40 @@ def value_loss(
     target_value = -step_cost - discount * following.detach()
     value = -distances[:, :-1]
     return expectile_loss(target_value - value, expectile)
+
+
+def implicit_q_loss(
+    distances: Float[Tensor, "B frames G"],
+    reached: Bool[Tensor, "B frames G"],
+    action_values: Float[Tensor, "B T G"],
+    *,
+    discount: float,
+    expectile: float,
+) -> Float[Tensor, ""]:
+    """The same by way of values of actions, as in implicit Q-learning proper (arXiv:2110.06169, section 4.2).
+
+    Those learn the mean of what follows an action, V a high expectile of them: the best action, not the best
+    outcome. Where outcomes are certain, both losses have the same solution.
+    """
+    step_cost = (~reached[:, :-1]).to(distances.dtype)
+    outcome = -step_cost - discount * distances[:, 1:].detach()
+    chosen = expectile_loss(action_values.detach() + distances[:, :-1], expectile)
+    return chosen + (action_values - outcome).square().mean()
+
+
+def goals_for(
+    latents: Float[Tensor, "B frames D"],
+    frames: Int[Tensor, "B frames"],
+    batch_goals: int,
+    gather: Gather = alone,
+    own_goals: bool = False,
+) -> Float[Tensor, "B G D"]:
+    """The goals of `distances_to_goals`, in its order."""
+    goals = [latents[:, -1:], latents[:, :-1]] if own_goals else [latents[:, -1:]]
+    if batch_goals > 0:
+        of_batch, _ = goals_of_batch(latents, frames, batch_goals, gather)
+        goals.append(of_batch.expand(len(latents), -1, -1))
+    return torch.cat(goals, dim=1)
 
 
 def distances_to_goals(

@@ -23,7 +23,14 @@ from torch import Tensor, nn
 from jepaplan.objectives import vcreg
 from jepaplan.objectives.contrastive import ContrastForm, contrastive_loss
 from jepaplan.objectives.ema import refuse_impossible_decays
-from jepaplan.objectives.iql import PairwiseDistance, ValueConfig, distances_to_goals, value_loss
+from jepaplan.objectives.iql import (
+    PairwiseDistance,
+    ValueConfig,
+    distances_to_goals,
+    goals_for,
+    implicit_q_loss,
+    value_loss,
+)
 from jepaplan.objectives.prediction import copy_error, prediction_loss, relative_prediction_loss
 from jepaplan.objectives.quasimetric import ordered_pairs, pair_regression_loss
 from jepaplan.objectives.regressive import regressive_loss
@@ -157,7 +164,11 @@ class PredictionObjective(nn.Module):
 
 
 class ValueObjective(nn.Module):
-    """Encoder and distance: minus the distance learns to be the value, or something simpler in its place."""
+    """Encoder and distance: minus the distance learns to be the value, or something simpler in its place.
+
+    `action_values(latent, goal, action)`, needed in training only, stands between a state and the next where
+    the value asks for it; actions are in environment units.
+    """
 
     def __init__(
         self,
@@ -165,6 +176,7 @@ class ValueObjective(nn.Module):
         distance: PairwiseDistance,
         weights: ObjectiveWeights,
         *,
+        action_values: nn.Module | None = None,
         value: ValueConfig | None = None,
         config: RegulariserConfig | None = None,
         gather: Gather = alone,
@@ -175,17 +187,29 @@ class ValueObjective(nn.Module):
         self.distance = distance
         self.weights = weights
         self.value = value or ValueConfig()
+        if self.value.action_values != (action_values is not None):
+            raise InputError(
+                "values of actions are learned by a module of their own: pass `action_values` together with "
+                f"ValueConfig(action_values=True); got action_values={self.value.action_values} and "
+                f"{'a' if action_values is not None else 'no'} module"
+            )
+        self.action_values = action_values
         self.config = config or RegulariserConfig()
         self.gather = gather
 
     def forward(self, batch: Segments) -> tuple[Tensor, Terms]:
         """The loss and its parts; prediction and inverse dynamics are left to other objectives."""
         encoded = _encode(self.encoder, batch)
-        terms = self.terms(encoded, batch.frames)
+        terms = self.terms(encoded, batch.frames, batch.actions)
         terms |= regulariser_terms(encoded, self.weights, self.config, self.gather)
         return self.weights.total(terms), _metrics(terms, encoded)
 
-    def terms(self, encoded: Float[Tensor, "B frames D"], frames: Int[Tensor, "B frames"]) -> Terms:
+    def terms(
+        self,
+        encoded: Float[Tensor, "B frames D"],
+        frames: Int[Tensor, "B frames"],
+        actions: Float[Tensor, "B T A"],
+    ) -> Terms:
         """The parts that shape the distance, unweighted."""
         terms: Terms = {}
         if self.weights.value > 0:
@@ -193,9 +217,17 @@ class ValueObjective(nn.Module):
             distances, reached = distances_to_goals(
                 encoded, frames, self.distance, config.batch_goals, self.gather, config.own_goals
             )
-            terms["value"] = value_loss(
-                distances, reached, discount=config.discount, expectile=config.expectile
-            )
+            discount, expectile = config.discount, config.expectile
+            if self.action_values is None:
+                terms["value"] = value_loss(distances, reached, discount=discount, expectile=expectile)
+            else:
+                # They look at latents, and do not shape them.
+                looked = encoded.detach()
+                goals = goals_for(looked, frames, config.batch_goals, self.gather, config.own_goals)
+                values = self.action_values(looked[:, :-1, None], goals[:, None], actions[:, :, None])
+                terms["value"] = implicit_q_loss(
+                    distances, reached, values, discount=discount, expectile=expectile
+                )
         if self.weights.pair_regression > 0:
             earlier, later = ordered_pairs(encoded.shape[1], encoded.device)
             distances = self.distance(encoded[:, earlier], encoded[:, later])
@@ -226,7 +258,7 @@ class JointObjective(nn.Module):
                 "parts is undefined; write one `ObjectiveWeights(...)` and pass it to both"
             )
         self.prediction = prediction
-        self.distance = value.distance
+        self.distance, self.action_values = value.distance, value.action_values
         # Held, but not registered as a child: its encoder is the world model's, and weights are saved under
         # one name only.
         self._value_terms = value.terms
@@ -236,7 +268,7 @@ class JointObjective(nn.Module):
         encoded = _encode(self.prediction.world_model, batch)
         targets = self.prediction.targets(batch)
         terms = self.prediction.terms(encoded, batch.actions, targets)
-        terms |= self._value_terms(encoded, batch.frames)
+        terms |= self._value_terms(encoded, batch.frames, batch.actions)
         return self.prediction.weights.total(terms), _metrics(terms, encoded)
 
 
@@ -278,7 +310,7 @@ class LatentValueObjective(nn.Module):
     def __init__(self, value: ValueObjective) -> None:
         super().__init__()
         self.weights = value.weights
-        self.distance = value.distance
+        self.distance, self.action_values = value.distance, value.action_values
         # As in `JointObjective`: the encoder of `value` is neither used nor saved.
         self._value_terms = value.terms
 
@@ -288,7 +320,7 @@ class LatentValueObjective(nn.Module):
             raise InputError(
                 "value learning asks which frame is which; pass `LatentSegments(..., frames=...)`"
             )
-        terms = self._value_terms(batch.latents, batch.frames)
+        terms = self._value_terms(batch.latents, batch.frames, batch.actions)
         return self.weights.total(terms), _metrics(terms, batch.latents)
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from jepaplan.data.normalise import ActionNormaliser
 from jepaplan.data.windows import Windows, rows
 from jepaplan.models.keypoint_encoder import KeypointConfig
 from jepaplan.models.scene_map import SceneMapConfig
+from jepaplan.models.value_heads import ValueHead, ValueHeadConfig
 from jepaplan.objectives.ema import MovingAverage, decay_after
 from jepaplan.objectives.moving_point import MovingPointObjective
 from jepaplan.objectives.scene import CompanionSegments, SceneObjective
@@ -97,14 +100,36 @@ def joint_stage(materials: Materials, config: JointStage) -> Stage:
 
 def value_objective(materials: Materials, config: ValueStage | JointStage) -> ValueObjective:
     """What shapes the distance."""
+    action_values = None
+    if config.value.action_values:
+        model = materials.system.world_model
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(materials.seeds[config.name, "action values"])
+            # Of an action at the goal is asked what follows it, so it need not be 0 there.
+            shape = ValueHeadConfig(action=True, zero_at_goal=False)
+            head = ValueHead(cast(int, model.pixel_encoder.encoder.latent_width), shape, model.action_dim)
+        action_values = _OfRecordedActions(head, model.actions).to(next(materials.system.parameters()).device)
     return ValueObjective(
         materials.system.world_model,
         materials.system.distance,  # pyright: ignore[reportArgumentType]
         config.weights,
+        action_values=action_values,
         value=config.value,
         config=config.regulariser,
         gather=gather,
     )
+
+
+class _OfRecordedActions(nn.Module):
+    """A head for actions in normalised units, asked in environment units."""
+
+    def __init__(self, head: ValueHead, units: ActionNormaliser) -> None:
+        super().__init__()
+        self.head = head
+        self._units = (units,)  # the world model's, and saved with it
+
+    def forward(self, latent: Tensor, goal: Tensor, action: Tensor) -> Tensor:
+        return self.head(latent, goal, self._units[0].normalise(action))
 
 
 def held_out_windows(config: FrameStage) -> int:
@@ -214,6 +239,13 @@ def _trained_by(materials: Materials, config: FrameStage, objective: nn.Module) 
             assert isinstance(objective, MovingPointObjective)
             return [encoder, system.world_model.predictor, objective.travel]
         case ValueStage():
-            return [encoder, system.distance]
+            return [encoder, system.distance, *_heads_of(objective)]
         case JointStage():
-            return [encoder, system.world_model.predictor, system.inverse_dynamics, system.distance]
+            dynamics = [system.world_model.predictor, system.inverse_dynamics]
+            return [encoder, *dynamics, system.distance, *_heads_of(objective)]
+
+
+def _heads_of(objective: nn.Module) -> list[nn.Module]:
+    """What learns values of actions, where something does."""
+    assert isinstance(objective, ValueObjective | JointObjective)
+    return [] if objective.action_values is None else [objective.action_values]

@@ -38,7 +38,8 @@ def predictor_stage(materials: Materials, config: PredictorStage) -> Stage:
 def latent_value_stage(materials: Materials, config: ValueStage) -> Stage:
     """The distance alone, by value learning."""
     objective = LatentValueObjective(value_objective(materials, config))
-    return _latent_stage(materials, config, only(objective, [materials.system.distance]))
+    heads = [] if objective.action_values is None else [objective.action_values]
+    return _latent_stage(materials, config, only(objective, [materials.system.distance, *heads]))
 
 
 def _latent_stage(

@@ -6,8 +6,8 @@
     WallBigSlips    a quarter of the steps goes as far as asked, in any direction
 
 arXiv:2601.00844 says in its discussion that its value is biased in such worlds: an expectile over successors
-takes luck for skill. `objectives/td.py` has the cure, values of actions; how large the bias is, where the
-truth is known, is in tests/objectives/test_td.py.
+takes luck for skill. The cure is implicit Q-learning proper, with values of actions
+(`objectives/iql.py`); how large the bias is, where the truth is known, is in tests/objectives/test_td.py.
 """
 
 from dataclasses import replace
@@ -16,7 +16,12 @@ from typing import Literal
 from jepaplan.recipes.experiment import Experiment
 from jepaplan.recipes.local import wall_big_ways
 from jepaplan.recipes.reproduction import Claim, Evaluation, Reproduction, Training
-from jepaplan.recipes.value_guided import prediction_vcreg, value_euclidean, value_quasimetric
+from jepaplan.recipes.value_guided import (
+    EUCLIDEAN_VALUE,
+    prediction_vcreg,
+    value_euclidean,
+    value_quasimetric,
+)
 from jepaplan.recipes.wall import WALL_BIG, WALL_BIG_CPU
 
 WORLDS = ("WallBig", "WallBigBounce", "WallBigSlips")
@@ -30,6 +35,7 @@ def noise(scale: Literal["cpu", "full"]) -> Reproduction:
     methods = {
         "ours": ours,
         "VF": value_euclidean(setting),
+        "VF, values of actions": value_euclidean(setting, replace(EUCLIDEAN_VALUE, action_values=True)),
         "VF_quasi": value_quasimetric(setting),
         "pred_VCReg": prediction_vcreg(setting),
     }
@@ -47,6 +53,7 @@ def noise(scale: Literal["cpu", "full"]) -> Reproduction:
             for method, experiment in methods.items()
         ),
         claims=(
+            Claim(words="values of actions help", better="VF, values of actions", worse="VF"),
             Claim(words="value above prediction: VF above pred_VCReg", better="VF", worse="pred_VCReg"),
             Claim(words="quasimetric above Euclidean", better="VF_quasi", worse="VF"),
         ),
@@ -69,7 +76,7 @@ def _in_world(world: str, method: str, experiment: Experiment, scale: str, suffi
         guided=experiment.learns_value,
         episodes=_EPISODES if scale == "cpu" else None,
     )
-    name = experiment.recipe
+    name = experiment.recipe + ("-actions" if "actions" in method else "")
     # The runs of the world without noise are the table's.
     return Training(
         name=name if world == "WallBig" else f"{name}-{world}", experiment=experiment, evaluations=(cell,)

@@ -16,7 +16,12 @@ from jepaplan.objectives.ema import MovingAverage, decay_after
 from jepaplan.objectives.moving_point import MovingPointObjective
 from jepaplan.objectives.scene import CompanionSegments, SceneObjective
 from jepaplan.objectives.segments import Segments
-from jepaplan.objectives.total import JointObjective, PredictionObjective, ValueObjective
+from jepaplan.objectives.total import (
+    JointObjective,
+    LatentValueObjective,
+    PredictionObjective,
+    ValueObjective,
+)
 from jepaplan.recipes.experiment import JointStage, MovingPointStage, PredictionStage, ValueStage
 from jepaplan.recipes.materials import HELD_OUT_WINDOWS, Materials, only
 from jepaplan.training.distributed import gather, map_tensors
@@ -239,13 +244,13 @@ def _trained_by(materials: Materials, config: FrameStage, objective: nn.Module) 
             assert isinstance(objective, MovingPointObjective)
             return [encoder, system.world_model.predictor, objective.travel]
         case ValueStage():
-            return [encoder, system.distance, *_heads_of(objective)]
+            return [encoder, system.distance, *action_heads(objective)]
         case JointStage():
             dynamics = [system.world_model.predictor, system.inverse_dynamics]
-            return [encoder, *dynamics, system.distance, *_heads_of(objective)]
+            return [encoder, *dynamics, system.distance, *action_heads(objective)]
 
 
-def _heads_of(objective: nn.Module) -> list[nn.Module]:
+def action_heads(objective: nn.Module) -> list[nn.Module]:
     """What learns values of actions, where something does."""
-    assert isinstance(objective, ValueObjective | JointObjective)
+    assert isinstance(objective, ValueObjective | JointObjective | LatentValueObjective)
     return [] if objective.action_values is None else [objective.action_values]

@@ -13,7 +13,7 @@ from jepaplan.objectives.imagined_graph import (
 from jepaplan.objectives.segments import LatentSegments
 from jepaplan.objectives.total import LatentPredictionObjective, LatentValueObjective
 from jepaplan.recipes.experiment import ImaginedValueStage, PredictorStage, ValueStage
-from jepaplan.recipes.frame_stages import held_out_windows, value_objective
+from jepaplan.recipes.frame_stages import action_heads, held_out_windows, value_objective
 from jepaplan.recipes.materials import HELD_OUT_WINDOWS, Materials, only
 from jepaplan.recipes.scenes import RecordedScene, imagine_scenes
 from jepaplan.training.distributed import gather, map_tensors
@@ -38,8 +38,8 @@ def predictor_stage(materials: Materials, config: PredictorStage) -> Stage:
 def latent_value_stage(materials: Materials, config: ValueStage) -> Stage:
     """The distance alone, by value learning."""
     objective = LatentValueObjective(value_objective(materials, config))
-    heads = [] if objective.action_values is None else [objective.action_values]
-    return _latent_stage(materials, config, only(objective, [materials.system.distance, *heads]))
+    learned = [materials.system.distance, *action_heads(objective)]
+    return _latent_stage(materials, config, only(objective, learned))
 
 
 def _latent_stage(

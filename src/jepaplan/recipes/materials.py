@@ -59,8 +59,6 @@ class Materials:
         """Latents of all recorded frames, by the encoder as it is when first called."""
         if self._latents is None:
             frames, felt = self.episodes.observations, self.episodes.proprioception
-            # Written into one tensor: chunks that are kept between larger ones that are not would leave holes
-            # in memory, twice what the latents take.
             whole: Tensor | None = None
             with torch.no_grad():
                 for start in range(0, len(frames), _ENCODE_AT_ONCE):

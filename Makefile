@@ -40,8 +40,10 @@ results: demo
 	$(BIN)/jepaplan evaluate runs/demo --instances WallBig-final --no-report --page docs/results/demo_final_instances.md
 	$(BIN)/python docs/results/into_readme.py
 
-benchmarks: .venv/.dev demo
-	for name in planning planners precision quasimetric recording training video; do \
+benchmarks: .venv/.dev
+	$(BIN)/jepaplan train wall_big_paths --run runs/paths
+	$(BIN)/python benchmarks/precision.py runs/paths
+	for name in planning planners quasimetric recording training video; do \
 	  $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 .venv/.python:

@@ -131,7 +131,11 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "run", type=Path, nargs="?", default=Path("runs/demo"), help="folder of a finished run"
+        "run",
+        type=Path,
+        nargs="?",
+        default=Path("runs/paths"),
+        help="folder of a finished run of wall_big_paths",
     )
     parser.add_argument("--instances", default="WallBig-tuning", help="what success is measured on")
     parser.add_argument("--episodes", type=int, help="only the first of them")

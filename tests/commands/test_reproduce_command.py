@@ -132,7 +132,7 @@ def test_a_video_study_has_its_page_as_well(tmp_path, monkeypatch, capsys):
 
 
 def test_only_some_work_and_the_whole_page(tmp_path, tiny, capsys):
-    command = [*COMMAND, "--folder", str(tmp_path), "--only", "demo, value"]
+    command = [*COMMAND, "--folder", str(tmp_path), "--only", "paths, value"]
     assert main(command) == 0  # nothing that was asked for is left
     said = capsys.readouterr()
     assert "left" not in said.err.splitlines()[-1]

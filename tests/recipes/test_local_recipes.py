@@ -53,6 +53,7 @@ def test_a_run_plans_from_its_pictures_and_counts_the_ways_it_imagines(runs, nam
     assert isinstance(run.system.distance, ImaginedWays)
     assert not [key for key in run.system.state_dict() if key.startswith("distance")]
     ours = methods_of(run, world, with_references=False)[0]
+    assert "ways imagined" in ours.note
     plan = EvaluationPlan(
         instances=load_instances(f"{world.name}-tuning").subset(2), keep_decisions=False, seed=0
     )

@@ -54,7 +54,9 @@ def methods_of(
                 name=VALUE_GUIDED,
                 kind="ours",
                 controller=controller(model, run.system.steps_to_go(experiment.cost)),
-                note="learned dynamics, learned value",
+                note="learned dynamics, ways imagined to each goal"
+                if experiment.distance.kind == "imagined_ways"
+                else "learned dynamics, learned value",
             )
         )
     found.append(

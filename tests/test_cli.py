@@ -115,3 +115,22 @@ def test_a_reader_who_leaves_is_no_error():
     said = pipe.stderr.read()
     assert pipe.wait(60) == 141
     assert said == b""
+
+
+def test_one_of_several_processes_ends_without_taking_python_apart():
+    """A thread of torch's that lets go of a tensor meanwhile would abort it, with all its work done."""
+    program = "import atexit; atexit.register(print, 'taken apart'); "
+    program += "import sys; from jepaplan.cli import main; sys.exit(main())"
+    for count, taken_apart in (("1", True), ("2", False)):
+        for arguments, code in ((["--version"], 0), (["trian"], 2)):
+            done = subprocess.run(
+                [sys.executable, "-c", program, *arguments],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+                env={**os.environ, "WORLD_SIZE": count},
+            )
+            assert done.returncode == code
+            assert ("taken apart" in done.stdout) == taken_apart
+            assert done.stdout.startswith("jepaplan") or "did you mean" in done.stderr.lower()

@@ -63,7 +63,17 @@ USAGE = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    arguments = sys.argv[1:] if argv is None else argv
+    if argv is not None or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _run(sys.argv[1:] if argv is None else argv)
+    # One of several processes. torch keeps the threads of a group that sharded something, and one that lets
+    # go of a tensor while Python ends aborts the process (docs/lab_notes.md): it ends before that.
+    code = _run(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run(arguments: list[str]) -> int:
     try:
         code = _dispatch(arguments)
         sys.stdout.flush()  # here, so that a reader who left is noticed here

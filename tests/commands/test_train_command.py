@@ -59,7 +59,7 @@ def test_without_a_recipe_lists_them(capsys):
 
 def test_unknown_recipes_and_options_suggest_the_nearest(tmp_path, capsys):
     run = ["--run", str(tmp_path / "run")]
-    assert main(["train", "wall_big_dmo", *run]) == 2
+    assert main(["train", "wall_big_pths", *run]) == 2
     assert "Did you mean wall_big_paths" in capsys.readouterr().err
     assert main(["train", "wall_big_paths", *run, "--planner.sampels", "3"]) == 2
     assert "--planner.samples" in capsys.readouterr().err

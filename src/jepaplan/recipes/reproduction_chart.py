@@ -108,7 +108,8 @@ def _curve(panel: Axes, found: Sequence[Cell], number: int) -> None:
     colour, shape = COLOURS[number % len(COLOURS)], SHAPES[number % len(SHAPES)]
     panel.vlines(at, [rate.low for rate in rates], [rate.high for rate in rates], colors=colour, alpha=0.4)
     label = placed[0][1].evaluation.method
-    panel.plot(at, [rate.rate for rate in rates], shape + "-", color=colour, markersize=3.6, label=label)
+    line = "-" if number < len(COLOURS) else "--"  # where colours come round again
+    panel.plot(at, [rate.rate for rate in rates], shape + line, color=colour, markersize=3.6, label=label)
 
 
 def _explain(figure: Figure) -> None:

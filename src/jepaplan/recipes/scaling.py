@@ -24,7 +24,7 @@ HORIZONS = (4, 8, 12)  # steps ahead, of `wall_big_paths`
 WAYS_SAMPLES = (2, 8, 32)
 WAYS_HORIZONS = (4, 12)
 FEW_DIRECTIONS = 8  # of the lines from every state, instead of 16
-RECORDINGS = (125, 250, 500, 1000, 2500)
+RECORDINGS = (16, 32, 64, 125, 250, 500, 1000, 2500)
 _EPISODES = 100  # of 200 instances, on a CPU
 
 

@@ -97,6 +97,15 @@ def test_the_baseline_compares_what_moves_and_not_the_map():
     assert torch.allclose(distance(*latents), torch.tensor(4.0))
 
 
+def test_ways_are_as_fine_as_the_search_asks(runs):
+    run = load_run(runs / "wall_big_ways")
+    system, cost = run.system, run.experiment.cost
+    finer = replace(run.experiment.distance.ways, directions=8)
+    found = system.steps_to_go(cost, finer)
+    assert found.config == finer
+    assert system.steps_to_go(cost) is system.distance is system.steps_to_go(cost, system.distance.config)
+
+
 def test_a_system_can_be_copied_and_its_ways_follow(runs):
     import copy
 

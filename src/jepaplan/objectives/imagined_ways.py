@@ -224,6 +224,10 @@ class ImaginedWays(nn.Module):
         self.config = config
         self._known: OrderedDict[tuple[str, bytes], Ways] = OrderedDict()
 
+    def imagined(self, config: WaysConfig) -> "ImaginedWays":
+        """The same models' ways, imagined more or less finely."""
+        return self if config == self.config else ImaginedWays(self._models, config)
+
     @torch.no_grad()
     def prepare(self, goal: Float[Tensor, "B D"]) -> int:
         """Imagine the ways to these goals, where that was not done before; predictor calls that it took."""

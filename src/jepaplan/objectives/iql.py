@@ -94,11 +94,7 @@ def value_loss(
     target network.
     """
     following = distances[:, 1:] if target_distances is None else target_distances
-    step_cost = (~reached[:, :-1]).to(distances.dtype)
-    # The bootstrap is a constant: only the state's own value learns from the next one's.
-    target_value = -step_cost - discount * following.detach()
-    value = -distances[:, :-1]
-    return expectile_loss(target_value - value, expectile)
+    return expectile_loss(_outcome(following, reached, discount) + distances[:, :-1], expectile)
 
 
 def implicit_q_loss(
@@ -114,10 +110,15 @@ def implicit_q_loss(
     Those learn the mean of what follows an action, V a high expectile of them: the best action, not the best
     outcome. Where outcomes are certain, both losses have the same solution.
     """
-    step_cost = (~reached[:, :-1]).to(distances.dtype)
-    outcome = -step_cost - discount * distances[:, 1:].detach()
     chosen = expectile_loss(action_values.detach() + distances[:, :-1], expectile)
-    return chosen + (action_values - outcome).square().mean()
+    return chosen + (action_values - _outcome(distances[:, 1:], reached, discount)).square().mean()
+
+
+def _outcome(
+    following: Float[Tensor, "B T G"], reached: Bool[Tensor, "B frames G"], discount: float
+) -> Float[Tensor, "B T G"]:
+    """-1[s_t != g] + gamma sg(V(s_{t+1}, g)): only the state's own value learns from the next one's."""
+    return -(~reached[:, :-1]).to(following.dtype) - discount * following.detach()
 
 
 def goals_for(

@@ -35,12 +35,12 @@ def scaled_prediction_loss(
     encoded: Float[Tensor, "B frames D"],
     variance: Float[Tensor, " D"],
 ) -> Float[Tensor, ""]:
-    """`prediction_loss` of each number as a share of its `variance`, which learns as well.
+    """`prediction_loss` of each number as a share of its `variance`, which learns as well if it can.
 
     Latents of any scale have the same loss, so nothing is gained by shrinking what is hard to predict.
     """
     errors = (imagined[:, 1:] - encoded[:, 1:]).square().mean(dim=(0, 1))
-    return (errors / variance.clamp(min=1e-3)).mean()
+    return (errors / variance.clamp(min=1e-8)).mean()
 
 
 def copy_error(encoded: Float[Tensor, "B frames D"]) -> Float[Tensor, ""]:
@@ -58,6 +58,5 @@ def relative_prediction_loss(
     an encoder that learned from this before anything moves would divide by next to nothing, and collapsed.
     """
     encoded = encoded.detach()
-    errors = (imagined[:, 1:] - encoded[:, 1:]).square().mean(dim=(0, 1))
     changes = (encoded[:, :1] - encoded[:, 1:]).square().mean(dim=(0, 1))
-    return (errors / changes.clamp(min=1e-8)).mean()
+    return scaled_prediction_loss(imagined, encoded, changes)

@@ -11,11 +11,11 @@ takes luck for skill. The cure is implicit Q-learning proper, with values of act
 """
 
 from dataclasses import replace
-from typing import Literal
 
 from jepaplan.recipes.experiment import Experiment
 from jepaplan.recipes.local import wall_big_ways
-from jepaplan.recipes.reproduction import Claim, Evaluation, Reproduction, Training
+from jepaplan.recipes.reproduction import Claim, Reproduction, Training
+from jepaplan.recipes.table2 import Scale, one_cell
 from jepaplan.recipes.value_guided import (
     EUCLIDEAN_VALUE,
     prediction_vcreg,
@@ -25,10 +25,9 @@ from jepaplan.recipes.value_guided import (
 from jepaplan.recipes.wall import WALL_BIG, WALL_BIG_CPU
 
 WORLDS = ("WallBig", "WallBigBounce", "WallBigSlips")
-_EPISODES = 100  # of 200 instances, on a CPU
 
 
-def noise(scale: Literal["cpu", "full"]) -> Reproduction:
+def noise(scale: Scale) -> Reproduction:
     """Ours, the paper's values and prediction, in the three worlds."""
     setting, suffix = (WALL_BIG_CPU, "_cpu") if scale == "cpu" else (WALL_BIG, "")
     ours = wall_big_ways()
@@ -60,24 +59,14 @@ def noise(scale: Literal["cpu", "full"]) -> Reproduction:
     )
 
 
-def _in_world(world: str, method: str, experiment: Experiment, scale: str, suffix: str) -> Training:
+def _in_world(world: str, method: str, experiment: Experiment, scale: Scale, suffix: str) -> Training:
     experiment = replace(
         experiment,
         recipe=f"{experiment.recipe}{suffix}",
         recording=replace(experiment.recording, world=world),
         instances=f"{world}-final",
     )
-    cell = Evaluation(
-        name=experiment.instances,
-        method=method,
-        task=world,
-        instances=experiment.instances,
-        experiment=experiment,
-        guided=experiment.learns_value,
-        episodes=_EPISODES if scale == "cpu" else None,
-    )
-    name = experiment.recipe + ("-actions" if "actions" in method else "")
+    made = one_cell(experiment, scale, method)
+    name = made.name + ("-actions" if "actions" in method else "")
     # The runs of the world without noise are the table's.
-    return Training(
-        name=name if world == "WallBig" else f"{name}-{world}", experiment=experiment, evaluations=(cell,)
-    )
+    return replace(made, name=name if world == "WallBig" else f"{name}-{world}")

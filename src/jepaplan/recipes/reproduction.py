@@ -24,7 +24,6 @@ from jepaplan.envs.worlds import find_world
 from jepaplan.evaluation.episodes import EpisodeOptions, Outcomes, run_episodes
 from jepaplan.evaluation.episodes import Progress as EpisodeProgress
 from jepaplan.evaluation.tasks import load_instances
-from jepaplan.objectives.imagined_ways import ImaginedWays
 from jepaplan.recipes.experiment import Experiment
 from jepaplan.recipes.reproduction_work import read_outcome
 from jepaplan.recipes.run import load_run
@@ -184,9 +183,10 @@ def evaluate_cell(
     if cell.episodes is not None:
         instances = instances.subset(cell.episodes)
     world, system = find_world(instances.world), run.system.to(device)
-    if isinstance(system.distance, ImaginedWays):  # how finely ways are imagined is part of the search
-        system.distance.config = cell.experiment.distance.ways
-    distance = system.steps_to_go(cell.experiment.cost) if cell.guided else baseline_distance(cell.experiment)
+    if cell.guided:  # how finely ways are imagined is part of the search
+        distance = system.steps_to_go(cell.experiment.cost, cell.experiment.distance.ways)
+    else:
+        distance = baseline_distance(cell.experiment)
     controller = build_controller(cell.experiment, system.world_model, distance, world.episode_steps)
     options = EpisodeOptions(episode_steps=world.episode_steps, on_progress=note)
     return run_episodes(world, instances, controller, SeedTree(0).torch("plan"), options)

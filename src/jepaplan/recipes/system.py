@@ -23,7 +23,7 @@ from jepaplan.models.quasimetric import IQE, Euclidean
 from jepaplan.models.scene_map import SceneMapConfig, SceneMapEncoder
 from jepaplan.models.value_heads import InverseDynamics, QuasimetricHead, ReadValue
 from jepaplan.models.world_model import LatentWorldModel
-from jepaplan.objectives.imagined_ways import ImaginedWays
+from jepaplan.objectives.imagined_ways import ImaginedWays, WaysConfig
 from jepaplan.planners.cem import CEM
 from jepaplan.planners.deadline import Deadline, Refiner
 from jepaplan.planners.hybrid import GradientCEM
@@ -52,9 +52,14 @@ class System(nn.Module):
         self.distance = distance
         self.values = values  # heads by the name of their stage
 
-    def steps_to_go(self, cost: CostConfig) -> Distance:
-        """What planning takes for the steps to go: the distance, or minus the value that `cost` names."""
+    def steps_to_go(self, cost: CostConfig, ways: WaysConfig | None = None) -> Distance:
+        """What planning takes for the steps to go: the distance, or minus the value that `cost` names.
+
+        With `ways`, imagined ways are as fine as they say; without it, as the system was built.
+        """
         if cost.value is None:
+            if ways is not None and isinstance(self.distance, ImaginedWays):
+                return self.distance.imagined(ways)
             return cast(Distance, self.distance)
         if cost.value not in self.values:
             raise InputError(

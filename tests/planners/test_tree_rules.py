@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepaplan.planners.stepwise import gumbel
-from jepaplan.planners.tree_loops import Tables, Turn, choose_at_gumbel_root, choose_gumbel, choose_puct
+from jepaplan.planners.tree_loops import (
+    Tables,
+    Turn,
+    choose_at_gumbel_root,
+    choose_gumbel,
+    choose_puct,
+    edge_of,
+)
 from jepaplan.planners.tree_rules import PUCT, GumbelHalving
 
 
@@ -39,31 +46,27 @@ def node_of(
     visits: list[float], worth: list[float], own: float = 0.5, logits: list[float] | None = None
 ) -> Tables:
     """One node with room for more below each edge; costs of 0 and 1 are worth 1 and 0."""
-    count, weights = np.array([visits]), np.array([logits or [0.0] * len(visits)])
-    return Tables(
-        logits=weights,
-        children=np.zeros(count.shape, np.int32),
-        visits=count,
-        total=count * (1 - np.array([worth])),
-        least=np.where(count > 0, 1 - np.array([worth]), 0.0),
-        room=np.ones(count.shape, np.int32),
-        value=np.array([1 - own]),
-    )
+    count, cost = np.array([visits]), 1 - np.array([worth])
+    edges = np.zeros(count.shape, edge_of(np.float64))
+    edges["visits"], edges["total"], edges["room"] = count, count * cost, 1
+    edges["least"] = np.where(count > 0, cost, 0.0)
+    return Tables(edges, np.array([1 - own]), np.array([logits or [0.0] * len(visits)]))
 
 
 def turn_of(tables: Tables, allowed: int) -> Turn:
     """So many edges are allowed after any number of visits."""
-    shape = tables.visits.shape
+    shape = tables.edges.shape
     return Turn(np.ones(shape, bool), np.zeros(shape), np.full(100, allowed), np.ones(1), np.ones(1))
 
 
 def chosen_by(rule: PUCT | GumbelHalving, tables: Tables, allowed: int, *, least: bool = False) -> int:
     """What the rule takes at a node below the root, itself visited once more than its edges."""
     choice = rule.choice(least=least, alike=not tables.logits.any())
-    situation = (tables, 0, tables.visits.sum() + 1, turn_of(tables, allowed), 0, choice)
+    visits = tables.edges["visits"][0]
+    situation = (tables, 0, visits.sum() + 1, turn_of(tables, allowed), 0, choice)
     if isinstance(rule, PUCT):
         return choose_puct(*situation)
-    return choose_gumbel(*situation, np.empty(tables.visits.shape[1]))
+    return choose_gumbel(*situation, int(visits.nonzero()[0].max()) + 1, np.empty(len(visits)))
 
 
 @pytest.mark.parametrize("least", [False, True])
@@ -79,13 +82,13 @@ def test_puct_equals_the_published_bound(least: bool):
     best, second = sorted(range(3), key=bounds.__getitem__, reverse=True)[:2]
     assert chosen_by(PUCT(), node, 3, least=least) == best
     # what is closed is not chosen, and what nobody tried goes first
-    node.room[0, best] = 0
+    node.edges["room"][0, best] = 0
     assert chosen_by(PUCT(), node, 3, least=least) == second
     node = node_of([3.0, 0.0], [1.0, 0.0])
     assert chosen_by(PUCT(), node, 2) == 1
     # unless it is not allowed yet; and where nothing else is left it always is
     assert chosen_by(PUCT(), node, 1) == 0
-    node.room[0, 0] = 0
+    node.edges["room"][0, 0] = 0
     assert chosen_by(PUCT(), node, 1) == 1
 
 
@@ -119,5 +122,5 @@ def test_a_gumbel_root_takes_turns_among_those_considered():
     assert choose_at_gumbel_root(node, 0, turn, 0, choice) == 2
     turn.noise[0, 1] = 100.0
     assert choose_at_gumbel_root(node, 0, turn, 0, choice) == 1
-    node.room[0, 1:] = 0
+    node.edges["room"][0, 1:] = 0
     assert choose_at_gumbel_root(node, 0, turn, 0, choice) == 0

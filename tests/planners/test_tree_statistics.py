@@ -1,61 +1,73 @@
 """A tree small enough to count by hand, and many paths down many trees at once."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepaplan.planners.tree_loops import Paths, Turn
+from jepaplan.planners.stepwise import Hand
+from jepaplan.planners.tree_loops import Paths, Turn, edge_of
 from jepaplan.planners.tree_rules import PUCT, GumbelHalving
-from jepaplan.planners.tree_statistics import Found, Tree, best_paths, root_edges
+from jepaplan.planners.tree_statistics import Found, Memory, Tree, best_paths, root_edges
 
 
 def grown(values: list[tuple[int, int, float]], branches: int = 2, horizon: int = 3) -> Tree:
-    """A tree of one problem, from (parent, slot, estimated cost) of each node in turn; edges are numbered."""
-    chunks = torch.arange(1.0, branches + 1).view(1, branches, 1, 1)
-    tree = Tree.planted(torch.zeros(1, 1), chunks[None], torch.zeros(1, 1, branches), len(values) + 2)
+    """A tree of one problem, from (parent, slot, estimated cost) of each node in turn; nodes are numbered."""
+    tree = Tree.planted(torch.zeros(1, 1), torch.zeros(1, 1), branches, len(values) + 2)
     routes: list[list[int]] = [[]]
     for parent, slot, value in values:
         routes.append([*routes[parent], slot])
         paths = sent(tree, routes[-1])
-        tree.grow(paths, ending(tree, paths, [value], chunks + 10 * (tree.size + 1), horizon))
+        tree.grow(paths, ending(paths, [value], horizon, number=tree.size))
     return tree
 
 
 def sent(tree: Tree, route: list[int]) -> Paths:
     """One path along these edges, and the marks that it leaves."""
-    nodes = [0]
-    for slot in route[:-1]:
-        nodes.append(int(tree.tables.children[nodes[-1], slot]))
-    before = tree.tables.total[nodes, route].copy()
-    tree.tables.visits[nodes, route] += 1
-    tree.tables.room[nodes, route] -= 1
+    nodes, edges = [0], tree.tables.edges
+    for above, slot in itertools.pairwise(route):
+        edge = edges[nodes[-1], above]
+        edge["span"] = max(edge["span"], slot + 1)
+        nodes.append(int(edge["child"]))
+    before = edges["total"][nodes, route].copy()
+    edges["visits"][nodes, route] += 1
+    edges["room"][nodes, route] -= 1
     return Paths(np.array([nodes]), np.array([route]), before[None], np.array([len(route)]))
 
 
-def ending(tree: Tree, paths: Paths, values: list[float], chunks: torch.Tensor, horizon: int) -> Found:
-    """Paths with these estimated costs, each edge of which is one step."""
+def ending(
+    paths: Paths,
+    values: list[float],
+    horizon: int,
+    problems: int = 1,
+    number: int = 0,
+    hand: Hand | None = None,
+) -> Found:
+    """Paths with these estimated costs, each edge of which is one step that says `number`."""
     costs, depth = np.array(values, np.float32), paths.depth
-    logits = np.zeros((len(costs), chunks.shape[1]), np.float32)
-    return Found(torch.zeros(len(costs), 1), chunks, logits, depth, costs, costs, depth >= horizon)
+    latents = torch.zeros(problems, len(costs) // problems, 1)
+    chunks = torch.full_like(latents[..., None], number)
+    return Found(latents, chunks, hand, depth, costs, costs, depth >= horizon)
 
 
 def test_statistics_of_a_tree_small_enough_to_count_by_hand():
     tree = grown([(0, 0, 4.0), (0, 1, 6.0), (1, 0, 8.0), (1, 1, 2.0), (4, 0, 3.0), (4, 1, 5.0)])
-    tables = tree.tables
-    assert tables.visits[[0, 1, 4]].tolist() == [[5, 1], [1, 3], [1, 1]]
-    assert tables.total[[0, 1, 4]].tolist() == [[22, 6], [8, 10], [3, 5]]
+    edges = tree.tables.edges[[0, 1, 4]]
+    assert edges["visits"].tolist() == [[5, 1], [1, 3], [1, 1]]
+    assert edges["total"].tolist() == [[22, 6], [8, 10], [3, 5]]
     # node 4 was thought to cost 2, but its children cost 3 and 5; node 1's best is through it
-    assert tables.least[[0, 1, 4]].tolist() == [[3, 6], [8, 3], [3, 5]]
+    assert edges["least"].tolist() == [[3, 6], [8, 3], [3, 5]]
     # nodes 2 and 3 can have two children each; nodes 5 and 6 are at the horizon
-    assert tables.room[[0, 1, 4]].tolist() == [[2, 2], [2, 0], [0, 0]]
+    assert edges["room"].tolist() == [[2, 2], [2, 0], [0, 0]]
     # costs seen lie between 2 and 8: a mean of 22 / 5 is worth (8 - 4.4) / 6
     assert root_edges(tree, least=False).worth[0].tolist() == pytest.approx([0.6, 1 / 3])
     assert root_edges(tree, least=True).worth[0].tolist() == pytest.approx([5 / 6, 1 / 3])
     path = best_paths(tree, np.array([[0, 1]]), 3)[0, :, :, 0].tolist()
-    # numbers of the edges: of the root 1 and 2, of the n-th node 1 and 2 plus ten times what had been built
-    assert path == [[1, 22, 51], [2, 0, 0]]
+    # numbers of the nodes: through 1 and 4 to 5, or to 2 and no further
+    assert path == [[1, 4, 5], [2, 0, 0]]
 
 
 @pytest.mark.parametrize("least", [False, True])
@@ -66,11 +78,12 @@ def test_a_path_being_imagined_counts_as_the_dearest(least: bool):
     paths = tree.descend(2, 3, np.array([2]), turn, PUCT(exploration=4.0).choice(least=least, alike=True))
     # the mean of 4 and the dearest, 6, is worth half; the cheapest path knows nothing of those being imagined
     assert paths.slots[:, 0].tolist() == ([0, 0] if least else [0, 1])
-    assert tree.tables.visits[0].tolist() == ([3, 1] if least else [2, 2])
-    assert tree.tables.total[0].tolist() == ([16, 6] if least else [10, 12])
+    edges = tree.tables.edges[0]
+    assert edges["visits"].tolist() == ([3, 1] if least else [2, 2])
+    assert edges["total"].tolist() == ([16, 6] if least else [10, 12])
     # and no mark of it is left when its cost is known
-    tree.grow(paths, ending(tree, paths, [3.0, 7.0], torch.zeros(2, 2, 1, 1), 3))
-    assert tree.tables.total[0].tolist() == ([14, 6] if least else [7, 13])
+    tree.grow(paths, ending(paths, [3.0, 7.0], 3))
+    assert edges["total"].tolist() == ([14, 6] if least else [7, 13])
 
 
 @pytest.mark.parametrize("least", [False, True])
@@ -80,8 +93,8 @@ def test_an_edge_that_is_new_is_worth_nothing_while_it_is_imagined(least: bool):
     turn = Turn(np.ones((1, 2), bool), np.zeros((1, 2)), np.full(9, 2), *tree.dearest())
     paths = tree.descend(2, 3, np.array([2]), turn, GumbelHalving().choice(least=least, alike=True))
     assert paths.depth.tolist() == [2, 2]
-    ends = paths.nodes[:, 1], paths.slots[:, 1]
-    cost = tree.tables.least[ends] if least else tree.tables.total[ends] / tree.tables.visits[ends]
+    ends = tree.tables.edges[paths.nodes[:, 1], paths.slots[:, 1]]
+    cost = ends["least"] if least else ends["total"] / ends["visits"]
     assert (cost >= tree.high).all()
 
 
@@ -101,18 +114,22 @@ def test_every_edge_keeps_account_of_what_is_below_it(
     problems, branches, turns = 4, 3, 6
     random = np.random.default_rng(seed)
     logits = torch.from_numpy(random.normal(size=(problems, 1, branches)) * weighted)
-    chunks = torch.zeros(problems, branches, 1, 1, dtype=torch.float64)
-    tree = Tree.planted(torch.zeros(problems, 1), chunks[:, None], logits, turns * leaves)
+    hand = Hand(torch.zeros(logits.shape, dtype=torch.long), logits)
+    memory = Memory()
+    # what a larger search left is as good as new
+    memory.array("edges", edge_of(np.float64), (999, branches))["visits"] = 7
+    chunk = torch.zeros(1, 1, dtype=torch.float64)
+    tree = Tree.planted(torch.zeros(problems, 1), chunk, hand, turns * leaves, memory)
+    more = Hand(*(part.expand(-1, leaves, -1) for part in (hand.numbers, hand.logits)))
     ends: dict[int, list[tuple[tuple[int, ...], float]]] = {problem: [] for problem in range(problems)}
     for _ in range(turns):
-        left = tree.tables.room[tree.roots].sum(axis=1)
+        left = tree.tables.edges["room"][tree.roots].sum(axis=1)
         considered, noise = np.ones((problems, branches), bool), random.normal(size=(problems, branches))
         turn = Turn(considered, noise, np.minimum(1 + np.arange(999) // 2, branches), *tree.dearest())
         paths = tree.descend(leaves, horizon, left, turn, rule.choice(least=least, alike=tree.alike))
         assert ((paths.depth > 0).reshape(problems, leaves).sum(axis=1) == np.minimum(left, leaves)).all()
         values = random.normal(size=problems * leaves).tolist()
-        found = ending(tree, paths, values, chunks[:1].repeat(problems * leaves, 1, 1, 1), horizon)
-        tree.grow(paths, found)
+        tree.grow(paths, ending(paths, values, horizon, problems, hand=more))
         for leaf, (length, value) in enumerate(zip(paths.depth.tolist(), values, strict=True)):
             if length:
                 route = tuple(paths.slots[leaf, :length].tolist())
@@ -122,13 +139,13 @@ def test_every_edge_keeps_account_of_what_is_below_it(
         for route in {other[:length] for other, _ in found for length in range(1, len(other) + 1)}:
             node = int(tree.roots[problem])
             for slot in route[:-1]:
-                node = int(tree.tables.children[node, slot])
+                node = int(tree.tables.edges[node, slot]["child"])
             below = [(other, value) for other, value in found if other[: len(route)] == route]
             built = {other for other, _ in below}
             open_ends = [v for other, v in below if not any(o[:-1] == other for o in built)]
             room = sum(branches for other in built if len(other) < horizon) - (len(built) - 1)
-            row = tree.tables
-            assert row.visits[node, route[-1]] == len(below)
-            assert row.total[node, route[-1]] == pytest.approx(sum(value for _, value in below), abs=1e-5)
-            assert row.least[node, route[-1]] == pytest.approx(min(open_ends), abs=1e-6)
-            assert row.room[node, route[-1]] == room
+            edge = tree.tables.edges[node, route[-1]]
+            assert edge["visits"] == len(below)
+            assert edge["total"] == pytest.approx(sum(value for _, value in below), abs=1e-5)
+            assert edge["least"] == pytest.approx(min(open_ends), abs=1e-6)
+            assert edge["room"] == room

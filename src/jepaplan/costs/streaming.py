@@ -87,7 +87,8 @@ class BoundSum:
             for (problems, _), before, action, number in parts
         ]
         reached, paid, to_go = (
-            torch.cat(rows).unflatten(0, actions.shape[:2]) for rows in zip(*answers, strict=True)
+            (rows[0] if len(rows) == 1 else torch.cat(rows)).unflatten(0, actions.shape[:2])
+            for rows in zip(*answers, strict=True)
         )
         return Expansion(reached, paid, to_go)
 

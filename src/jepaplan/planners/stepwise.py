@@ -1,7 +1,8 @@
 """What planners share that go step by step: asking a stepwise cost, following paths, actions for nodes.
 
     literature                 here
-    K actions of a node        NodeActions.draw(depth, count): sampled around the plan, or recorded chunks
+    K actions of a node        NodeActions.draw(depth, count): sampled around the plan, or recorded chunks;
+                               a search that takes few of them deals first, and draws what is taken
     prior pi(a | node)         the `logits` of those actions; equal where the prior itself dealt them
     Gumbel-top-k               recorded chunks are drawn without replacement in proportion to their weights,
                                by the shortest of as many waiting times: the same draw, no logarithms
@@ -162,16 +163,42 @@ class NodeActions:
         nominal = self._nominal(depth)[:, :, None]
         others = count - self.keep_nominal
         if self.bank is None:
-            chunks = self._sampled(nominal, depth, others)
-            logits = chunks.new_zeros(chunks.shape[:3])
+            chunks = self._sampled(nominal.expand(-1, -1, others, -1, -1), depth)
+            logits = chunks.new_zeros(*depth.shape, count)
         else:
-            chunks, logits = self._recorded(depth, others)
+            hand = self.deal(depth, count)
+            chunks, logits = self._recorded(hand.numbers[:, :, count - others :]), hand.logits
         if self.keep_nominal:
             chunks = torch.cat([nominal, chunks], dim=2)
+        return (chunks if self.bounds is None else self.bounds.project(chunks)), logits
+
+    def deal(self, depth: Int[Tensor, "B N"], count: int) -> "Hand":
+        """Which recorded chunks the `count` edges of nodes at `depth` are, and the logits of their prior."""
+        assert self.bank is not None
+        others = count - self.keep_nominal
+        order, logits = self._dealt(depth, others)
+        if self.keep_nominal:
+            order = torch.cat([order.new_zeros(*depth.shape, 1), order], dim=2)
             # the plan's own actions are not recorded ones: as likely as the likeliest of them
             known = logits.amax(dim=-1, keepdim=True) if others else logits.new_zeros(*depth.shape, 1)
             logits = torch.cat([known, logits], dim=2)
-        return (chunks if self.bounds is None else self.bounds.project(chunks)), logits
+        return Hand(order, logits)
+
+    def taken(
+        self, depth: Int[Tensor, "B N"], slots: Int[Tensor, "B N"], numbers: Int[Tensor, "B N"] | None
+    ) -> Float[Tensor, "B N C A"]:
+        """Allowed chunks for edges number `slots` of nodes at `depth`; of a bank, those that were dealt.
+
+        What nobody recorded is sampled only now, so each edge may be taken once.
+        """
+        nominal = self._nominal(depth)
+        if numbers is None:
+            chunks = self._sampled(nominal[:, :, None], depth)[:, :, 0]
+        else:
+            chunks = self._recorded(numbers)
+        if self.keep_nominal:
+            chunks = torch.where((slots == 0)[:, :, None, None], nominal, chunks)
+        return chunks if self.bounds is None else self.bounds.project(chunks)
 
     def _nominal(self, depth: Int[Tensor, "B N"]) -> Float[Tensor, "B N C A"]:
         ahead = torch.arange(self.length, device=depth.device)
@@ -179,28 +206,41 @@ class NodeActions:
         return take(self.start.mean, steps.flatten(1)).unflatten(1, steps.shape[1:])
 
     def _sampled(
-        self, nominal: Float[Tensor, "B N 1 1 A"], depth: Int[Tensor, "B N"], count: int
+        self, nominal: Float[Tensor, "B N K 1 A"], depth: Int[Tensor, "B N"]
     ) -> Float[Tensor, "B N K 1 A"]:
-        noise = standard_normal(nominal.expand(-1, -1, count, -1, -1), self.generator)
+        noise = standard_normal(nominal, self.generator)
         std = take(self.start.std, depth.clamp(max=self.start.std.shape[1] - 1))
         return nominal + std[:, :, None, None] * noise
 
-    def _recorded(
+    def _recorded(self, numbers: Int[Tensor, "B *N"]) -> Float[Tensor, "B *N C A"]:
+        assert self.bank is not None
+        bank = self.bank.to(self.start.mean)
+        return bank.index_select(0, numbers.flatten()).unflatten(0, numbers.shape)
+
+    def _dealt(
         self, depth: Int[Tensor, "B N"], count: int
-    ) -> tuple[Float[Tensor, "B N K C A"], Float[Tensor, "B N K"]]:
+    ) -> tuple[Int[Tensor, "B N K"], Float[Tensor, "B N K"]]:
         assert self.bank is not None
         bank = self.bank.to(self.start.mean)
         logits = bank.new_zeros(len(bank)) if self.weights is None else self.weights.to(bank).log()
         everywhere = logits.expand(*depth.shape, -1)
         if count == len(bank):
             order = torch.arange(count, device=bank.device).expand(*depth.shape, -1)
-            return bank[order], everywhere.clone()
+            return order, everywhere.clone()
         # clocks that ring at these rates: the first to ring are draws without replacement
         waiting = deal(torch.empty_like(everywhere), self.generator, _fill_exponential)
         waiting = waiting if self.weights is None else waiting / self.weights.to(bank)
         order = waiting.topk(count, dim=-1, largest=False).indices
         # the weights have had their say in the draw
-        return bank.index_select(0, order.flatten()).unflatten(0, order.shape), bank.new_zeros(order.shape)
+        return order, bank.new_zeros(order.shape)
+
+
+@dataclass(frozen=True)
+class Hand:
+    """What a bank deals to nodes with K edges each."""
+
+    numbers: Int[Tensor, "B N K"]  # of the bank's chunks; that of the plan's own actions counts for nothing
+    logits: Float[Tensor, "B N K"]
 
 
 def check_bank(bank: Float[Tensor, "n C A"] | None, weights: Float[Tensor, " n"] | None) -> None:

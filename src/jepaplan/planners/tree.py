@@ -16,12 +16,16 @@ from, or a recorded chunk of them. With `unfinished="hold"` a path that ends bef
 on at the price of its last step: without it a cost that is paid step by step would make short paths look
 cheap. A terminal cost or a value wants `unfinished="to_go"`.
 
+The memory of a tree, `simulations` latents for each problem, stays with the planner for its next search.
+
 `Search.plan.mean` is the best path, as deep as it was searched, then mean actions, as in `shift`.
 `Search.candidates` are the best paths of the root's actions, that of the plan first, with estimated costs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -35,7 +39,15 @@ from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_s
 from jepaplan.planners.stepwise import NodeActions, as_stepwise, check_bank, expand_chunk, refuse_dead_ends
 from jepaplan.planners.tree_loops import Paths, Turn
 from jepaplan.planners.tree_rules import PUCT, Rule
-from jepaplan.planners.tree_statistics import Found, RootEdges, Tree, best_paths, on_host, root_edges
+from jepaplan.planners.tree_statistics import (
+    Found,
+    Memory,
+    RootEdges,
+    Tree,
+    best_paths,
+    on_host,
+    root_edges,
+)
 from jepaplan.types import InputError, Plan, Search
 
 
@@ -80,21 +92,41 @@ class TreeSearch:
         self, cost: SequenceCost | StepwiseCost, start: Plan, generator: Randomness
     ) -> Iterator[Search]:
         """What is known after every phase: an eighth of the simulations, or a halving at the root."""
-        for known in self._phases(as_stepwise(cost, "TreeSearch"), start, generator):
-            yield self._search(known, start)
+        with self._memory() as memory:
+            for known in self._phases(as_stepwise(cost, "TreeSearch"), start, generator, memory):
+                yield self._search(known, start)
 
     @torch.no_grad()
     def plan(self, cost: SequenceCost | StepwiseCost, start: Plan, generator: Randomness) -> Search:
         """Search as deep as `start` is long; sampled actions deviate from it by its std."""
-        *_, known = self._phases(as_stepwise(cost, "TreeSearch"), start, generator)
-        return self._search(known, start)
+        with self._memory() as memory:
+            *_, known = self._phases(as_stepwise(cost, "TreeSearch"), start, generator, memory)
+            return self._search(known, start)
 
-    def _phases(self, cost: StepwiseCost, start: Plan, generator: Randomness) -> Iterator["Known"]:
+    @contextmanager
+    def _memory(self) -> Generator[Memory]:
+        """What the search before left, unless another is using it."""
+        memory = self._left.pop() if self._left else Memory()
+        try:
+            yield memory
+        finally:
+            self._left[:] = [memory]
+
+    @cached_property
+    def _left(self) -> list[Memory]:
+        return []
+
+    def _phases(
+        self, cost: StepwiseCost, start: Plan, generator: Randomness, memory: Memory
+    ) -> Iterator["Known"]:
         source = NodeActions(start, generator, self.bounds, self.bank, self.bank_weights, self.keep_nominal)
-        branches = source.available(self.branches)
-        chunks, logits = source.draw(start.mean.new_zeros(len(start.mean), 1).long(), branches)
-        tree = Tree.planted(cost.latent, chunks, logits, self.simulations)
-        noise = self.rule.root_noise(logits[:, 0], generator)
+        branches, problems = source.available(self.branches), len(start.mean)
+        roots = torch.zeros(problems, 1, dtype=torch.long, device=start.mean.device)
+        edges = branches if self.bank is None else source.deal(roots, branches)
+        chunk = start.mean.new_empty(source.length, start.mean.shape[2])
+        tree = Tree.planted(cost.latent, chunk, edges, self.simulations, memory)
+        logits = start.mean.new_zeros(problems, branches) if isinstance(edges, int) else edges.logits[:, 0]
+        noise = self.rule.root_noise(logits, generator)
         considered, spent, before = np.ones(noise.shape, bool), 0, branches
         allowance = self.allowed(np.arange(self.simulations + 1, dtype=noise.dtype), branches)
         for running, simulations in self.rule.phases(self.simulations, branches):
@@ -103,7 +135,7 @@ class TreeSearch:
             before = running
             for done in range(0, simulations, self.leaves):
                 leaves = min(self.leaves, simulations - done)
-                left = (tree.tables.room[tree.roots] * considered).sum(axis=1)
+                left = (tree.tables.edges["room"][tree.roots] * considered).sum(axis=1)
                 if not left.any():
                     break
                 turn = Turn(considered, noise, allowance, *tree.dearest())
@@ -117,30 +149,27 @@ class TreeSearch:
     def _imagine(self, cost: StepwiseCost, tree: Tree, source: NodeActions, paths: Paths) -> Found:
         """All leaves of all problems in one call of the model."""
         device, (problems, horizon) = tree.latents.device, source.start.mean.shape[:2]
-        branches, last = tree.chunks.shape[2], np.maximum(paths.depth - 1, 0)[:, None]
+        last = np.maximum(paths.depth - 1, 0)[:, None]
         ends = np.take_along_axis(paths.nodes, last, axis=1)[:, 0]
         slots = np.take_along_axis(paths.slots, last, axis=1)[:, 0]
-        parents = torch.from_numpy(ends).to(device)
-        edge = torch.from_numpy(ends * branches + slots).to(device)
         before = tree.depth[ends]
-        # problems with nothing left to find are imagined from the root, for nobody
-        step = expand_chunk(
-            cost,
-            tree.latents.flatten(0, 1).index_select(0, parents).unflatten(0, (problems, -1)),
-            tree.chunks.flatten(0, 2).index_select(0, edge).unflatten(0, (problems, -1)),
-            torch.from_numpy(before).to(device).view(problems, -1),
-            horizon,
+        parents, taken, left = (
+            torch.from_numpy(numbers).to(device).view(problems, -1) for numbers in (ends, slots, before)
         )
+        dealt = None if tree.dealt is None else tree.dealt.flatten(0, 1)[parents, taken]
+        chunks = source.taken(left, taken, dealt)
+        # problems with nothing left to find are imagined from the root, for nobody
+        latents = tree.latents.flatten(0, 1).index_select(0, parents.flatten())
+        step = expand_chunk(cost, latents.unflatten(0, parents.shape), chunks, left, horizon)
         depth = np.minimum(before + source.length, horizon)
-        drawn = torch.from_numpy(depth).to(device).view(problems, -1)
-        chunks, logits = source.draw(drawn, branches)
+        reached = torch.from_numpy(depth).to(device).view(problems, -1)
         step_cost, to_go = on_host(step.step_cost).reshape(-1), on_host(step.to_go).reshape(-1)
         paid = tree.paid[ends] + step_cost
         value = paid + to_go + self._unfinished(step_cost, depth - before, horizon - depth)
         return Found(
-            latents=step.latents.flatten(0, 1),
-            chunks=chunks.flatten(0, 1),
-            logits=on_host(logits).reshape(-1, logits.shape[2]),
+            latents=step.latents,
+            chunks=chunks,
+            hand=None if tree.dealt is None else source.deal(reached, tree.dealt.shape[2]),
             depth=depth,
             paid=paid,
             value=value,

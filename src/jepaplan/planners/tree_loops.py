@@ -5,8 +5,8 @@ functions here work on `Tables` in place, one path after the other, so that ever
 before it chose: while it is being imagined a path counts as the dearest (virtual loss, Chaslot et al., 2008).
 
     paper               here
-    N(s, a)             Tables.visits
-    Q(s, a)             Tables.total / Tables.visits, or Tables.least
+    N(s, a)             `visits` of an edge
+    Q(s, a)             its `total` / `visits`, or its `least`
     normalised Q        `worth` in [0, 1]: 1 for the cheapest path of the tree, 0 for the dearest
     PUCT                MuZero, appendix B
     pi', v_mix          Danihelka et al., 2022: the policy improved by completed Q, the mixed value
@@ -25,16 +25,27 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 
+def edge_of(number: type[np.floating]) -> np.dtype[np.void]:
+    """What is known of an edge, side by side: a choice reads the few edges that were tried, all of each."""
+    return np.dtype(
+        [
+            ("visits", number),  # paths along the edge, those being imagined among them
+            ("total", number),  # of their costs; one being imagined costs as much as the dearest
+            ("least", number),  # the cheapest path along the edge that ends where nobody went on
+            ("child", np.int32),  # the node it leads to; 0 where nobody went, which is a root
+            ("room", np.int32),  # new nodes that may still be built there
+            ("span", np.int32),  # of the child's edges no later one was tried
+        ],
+        align=True,
+    )
+
+
 class Tables(NamedTuple):
     """What a search knows of N nodes with K edges each; only nodes that exist are ever read."""
 
-    logits: Float[np.ndarray, "N K"]  # of the edges' prior
-    children: Int[np.ndarray, "N K"]  # where they lead; 0 where nobody went, which is a root
-    visits: Float[np.ndarray, "N K"]  # paths along the edge, those being imagined among them
-    total: Float[np.ndarray, "N K"]  # of their costs; one being imagined costs as much as the dearest
-    least: Float[np.ndarray, "N K"]  # the cheapest path along the edge that ends where nobody went on
-    room: Int[np.ndarray, "N K"]  # new nodes that may still be built there
+    edges: Any  # "N K", each an `edge_of`
     value: Float[np.ndarray, " N"]  # cost of the whole path to the node as estimated when it was new
+    logits: Float[np.ndarray, "#N K"]  # of the edges' prior; one row of zeros while all are alike
 
 
 class Paths(NamedTuple):
@@ -76,8 +87,8 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @_compiled
 def _worth(tables: Tables, node: int, slot: int, high: float, spread: float, least: bool) -> float:
-    cost = tables.least[node, slot] if least else tables.total[node, slot] / tables.visits[node, slot]
-    return _share(cost, high, spread)
+    edge = tables.edges[node, slot]
+    return _share(edge.least if least else edge.total / edge.visits, high, spread)
 
 
 @_compiled
@@ -90,10 +101,10 @@ def _share(cost: float, high: float, spread: float) -> float:
 @_compiled
 def choose_puct(tables: Tables, node: int, visits: float, turn: Turn, problem: int, choice: Choice) -> int:
     """A new edge if so many are allowed, else the highest bound."""
-    edges = tables.visits.shape[1]
+    edges = tables.edges.shape[1]
     # edges are tried in the order they were drawn, so the first new one is the number of those tried
     used = 0
-    while used < edges and tables.visits[node, used] > 0:
+    while used < edges and tables.edges[node, used].visits > 0:
         used += 1
     if used < turn.allowance[int(visits)]:
         return used
@@ -107,9 +118,10 @@ def choose_puct(tables: Tables, node: int, visits: float, turn: Turn, problem: i
     best, chosen = -math.inf, used  # where all that was tried has been seen to the end, something is new
     for slot in range(used):
         weight = 1.0 if choice.alike else math.exp(tables.logits[node, slot] - highest)
-        bound = rate * weight / (1 + tables.visits[node, slot])
+        edge = tables.edges[node, slot]
+        bound = rate * weight / (1 + edge.visits)
         bound += _worth(tables, node, slot, high, spread, choice.least)
-        if bound > best and tables.room[node, slot] > 0:
+        if bound > best and edge.room > 0:
             best, chosen = bound, slot
     return chosen
 
@@ -117,26 +129,32 @@ def choose_puct(tables: Tables, node: int, visits: float, turn: Turn, problem: i
 @_compiled
 def choose_at_gumbel_root(tables: Tables, node: int, turn: Turn, problem: int, choice: Choice) -> int:
     """Those considered take turns; the best of those with the fewest visits first."""
-    edges = tables.visits.shape[1]
+    edges = tables.edges.shape[1]
     fewest, most = math.inf, 0.0
     for slot in range(edges):
-        most = max(most, tables.visits[node, slot])
-        if turn.considered[problem, slot] and tables.room[node, slot] > 0:
-            fewest = min(fewest, tables.visits[node, slot])
+        edge = tables.edges[node, slot]
+        most = max(most, edge.visits)
+        if turn.considered[problem, slot] and edge.room > 0:
+            fewest = min(fewest, edge.visits)
     scale = (choice.visit_offset + most) * choice.value_scale
     best, chosen = -math.inf, 0
     for slot in range(edges):
-        open_ = turn.considered[problem, slot] and tables.room[node, slot] > 0
-        if not open_ or tables.visits[node, slot] > fewest:
+        edge = tables.edges[node, slot]
+        if not (turn.considered[problem, slot] and edge.room > 0) or edge.visits > fewest:
             continue
-        score = choice.noise_scale * turn.noise[problem, slot] + tables.logits[node, slot]
-        if tables.visits[node, slot] > 0:
+        score = choice.noise_scale * turn.noise[problem, slot] + _logit(tables, node, slot, choice)
+        if edge.visits > 0:
             score += scale * _worth(
                 tables, node, slot, turn.high[problem], turn.spread[problem], choice.least
             )
         if score > best:
             best, chosen = score, slot
     return chosen
+
+
+@_compiled
+def _logit(tables: Tables, node: int, slot: int, choice: Choice) -> float:
+    return 0.0 if choice.alike else tables.logits[node, slot]
 
 
 @_compiled
@@ -147,26 +165,30 @@ def choose_gumbel(
     turn: Turn,
     problem: int,
     choice: Choice,
+    span: int,
     scores: Float[np.ndarray, " K"],
 ) -> int:
     """Follow the improved policy as closely as whole visits can; `scores` is overwritten."""
-    edges, high, spread = tables.visits.shape[1], turn.high[problem], turn.spread[problem]
+    high, spread = turn.high[problem], turn.spread[problem]
+    # no later edge has been tried, and none may be tried unless nothing else is left
     allowed = turn.allowance[int(visits)]
-    some = False  # of those allowed there is one left; else all are allowed
+    edges = max(span, allowed)
+    some = False
     for slot in range(edges):
-        tried = tables.visits[node, slot] > 0
-        some |= tables.room[node, slot] > 0 and (tried or slot < allowed)
-    limit = allowed if some else edges
+        edge = tables.edges[node, slot]
+        some |= edge.room > 0 and (edge.visits > 0 or slot < allowed)
+    limit = allowed if some else tables.edges.shape[1]
+    edges = max(span, limit)
     taken, most, highest = 0.0, 0.0, -math.inf
     for slot in range(edges):
-        count = tables.visits[node, slot]
-        taken, most = taken + count, max(most, count)
-        if count > 0 or (tables.room[node, slot] > 0 and slot < limit):
-            highest = max(highest, tables.logits[node, slot])
+        edge = tables.edges[node, slot]
+        taken, most = taken + edge.visits, max(most, edge.visits)
+        if edge.visits > 0 or (edge.room > 0 and slot < limit):
+            highest = max(highest, _logit(tables, node, slot, choice))
     # the mixed value stands for the worth of what nobody tried
     share, average = 0.0, 0.0
     for slot in range(edges):
-        if tables.visits[node, slot] > 0:
+        if tables.edges[node, slot].visits > 0:
             weight = 1.0 if choice.alike else math.exp(tables.logits[node, slot] - highest)
             share += weight
             average += weight * _worth(tables, node, slot, high, spread, choice.least)
@@ -175,11 +197,12 @@ def choose_gumbel(
     scale = (choice.visit_offset + most) * choice.value_scale
     peak = -math.inf
     for slot in range(edges):
-        if tables.visits[node, slot] > 0 or (tables.room[node, slot] > 0 and slot < limit):
+        edge = tables.edges[node, slot]
+        if edge.visits > 0 or (edge.room > 0 and slot < limit):
             worth = mixed
-            if tables.visits[node, slot] > 0:
+            if edge.visits > 0:
                 worth = _worth(tables, node, slot, high, spread, choice.least)
-            scores[slot] = tables.logits[node, slot] + scale * worth
+            scores[slot] = _logit(tables, node, slot, choice) + scale * worth
             peak = max(peak, scores[slot])
         else:
             scores[slot] = -math.inf
@@ -189,9 +212,9 @@ def choose_gumbel(
         total += scores[slot]
     best, chosen = -math.inf, 0
     for slot in range(edges):
-        count = tables.visits[node, slot]
-        if tables.room[node, slot] > 0 and (count > 0 or slot < limit):
-            behind = scores[slot] / total - count / (1 + taken)
+        edge = tables.edges[node, slot]
+        if edge.room > 0 and (edge.visits > 0 or slot < limit):
+            behind = scores[slot] / total - edge.visits / (1 + taken)
             if behind > best:
                 best, chosen = behind, slot
     return chosen
@@ -206,35 +229,39 @@ def descend(
     choice: Choice,
 ) -> None:
     """Fill `paths` with ways to edges that nobody took, of each tree's leaves the first `possible`."""
-    problems = len(possible)
-    scores = np.empty(tables.visits.shape[1], tables.total.dtype)
+    problems, edges = len(possible), tables.edges.shape[1]
+    scores = np.empty(edges, tables.value.dtype)
     leaves, size = len(paths.depth) // problems, len(tables.value) // problems
     for problem in range(problems):
         for leaf in range(problem * leaves, (problem + 1) * leaves):
-            node, depth, visits = problem * size, 0, 0.0
+            node, depth, visits, span = problem * size, 0, 0.0, edges
             paths.nodes[leaf, 0], paths.slots[leaf, 0], paths.depth[leaf] = node, 0, 0
             if leaf - problem * leaves >= possible[problem]:
                 continue
-            for slot in range(tables.visits.shape[1]):
-                visits += tables.visits[node, slot]
+            for slot in range(edges):
+                visits += tables.edges[node, slot].visits
             while True:
                 if not choice.gumbel:
                     chosen = choose_puct(tables, node, visits, turn, problem, choice)
                 elif depth == 0:
                     chosen = choose_at_gumbel_root(tables, node, turn, problem, choice)
                 else:
-                    chosen = choose_gumbel(tables, node, visits, turn, problem, choice, scores)
+                    chosen = choose_gumbel(tables, node, visits, turn, problem, choice, span, scores)
+                edge = tables.edges[node, chosen]
                 paths.nodes[leaf, depth], paths.slots[leaf, depth] = node, chosen
-                paths.before[leaf, depth] = tables.total[node, chosen]
+                paths.before[leaf, depth] = edge.total
+                if depth > 0:
+                    above = tables.edges[paths.nodes[leaf, depth - 1], paths.slots[leaf, depth - 1]]
+                    above.span = max(above.span, chosen + 1)
                 depth += 1
                 # a node has been visited as often as its edge, whose newest path is this one
-                visits = tables.visits[node, chosen]
+                visits, span = edge.visits, edge.span
                 if visits == 0:
-                    tables.least[node, chosen] = math.inf  # until its cost is known
-                tables.visits[node, chosen] += 1
-                tables.total[node, chosen] += turn.high[problem]
-                tables.room[node, chosen] -= 1
-                node = tables.children[node, chosen]
+                    edge.least = math.inf  # until its cost is known
+                edge.visits += 1
+                edge.total += turn.high[problem]
+                edge.room -= 1
+                node = edge.child
                 if node == 0:
                     break
             paths.depth[leaf] = depth
@@ -249,31 +276,45 @@ def settle(
     final: Bool[np.ndarray, " I"],
 ) -> None:
     """Hang new `nodes` below the edges where paths end, and tell every edge above what they cost."""
-    edges = tables.visits.shape[1]
+    edges = tables.edges.shape[1]
     for back in range(len(nodes)):
         leaf = len(nodes) - 1 - back
         for up in range(paths.depth[leaf]):
             depth = paths.depth[leaf] - 1 - up
-            tables.total[paths.nodes[leaf, depth], paths.slots[leaf, depth]] = paths.before[leaf, depth]
+            tables.edges[paths.nodes[leaf, depth], paths.slots[leaf, depth]].total = paths.before[leaf, depth]
     for leaf in range(len(nodes)):
-        length, node = paths.depth[leaf], nodes[leaf]
+        length = paths.depth[leaf]
         if length == 0:
             continue
-        tables.value[node] = values[leaf]
-        tables.room[node] = 1
-        parent, slot = paths.nodes[leaf, length - 1], paths.slots[leaf, length - 1]
-        tables.children[parent, slot] = node
+        begin(tables, nodes[leaf], values[leaf])
         least, changed = values[leaf], True
         for up in range(length):
-            node, slot = paths.nodes[leaf, length - 1 - up], paths.slots[leaf, length - 1 - up]
-            tables.total[node, slot] += values[leaf]
-            tables.room[node, slot] += 0 if final[leaf] else edges
-            if not changed:
+            depth = length - 1 - up
+            node = paths.nodes[leaf, depth]
+            edge = tables.edges[node, paths.slots[leaf, depth]]
+            edge.total += values[leaf]
+            edge.room += 0 if final[leaf] else edges
+            if up == 0:
+                edge.child = nodes[leaf]
+            elif not changed:
                 continue
             # where an edge's cheapest path stays what it was, so do those of all edges above
-            changed = up == 0 or tables.least[node, slot] != least
-            tables.least[node, slot] = least
+            changed = depth > 0 and (up == 0 or edge.least != least)
+            edge.least = least
+            if not changed:
+                continue
             least = math.inf
-            for other in range(edges):
-                if tables.children[node, other] != 0:
-                    least = min(least, tables.least[node, other])
+            for other in range(tables.edges[paths.nodes[leaf, depth - 1], paths.slots[leaf, depth - 1]].span):
+                beside = tables.edges[node, other]
+                if beside.child != 0:
+                    least = min(least, beside.least)
+
+
+@_compiled
+def begin(tables: Tables, node: int, value: float) -> None:
+    """A node that nobody went on from, whatever lay in its place before."""
+    tables.value[node] = value
+    for slot in range(tables.edges.shape[1]):
+        edge = tables.edges[node, slot]
+        edge.visits, edge.total, edge.least = 0.0, 0.0, 0.0
+        edge.child, edge.room, edge.span = 0, 1, 0

@@ -12,7 +12,8 @@ at each of its ends: a node that has children is as cheap as the cheapest of the
 no longer counts.
 
 Latents and actions stay on their device. The rest is a few numbers per edge on the host, where `tree_loops`
-goes through them.
+goes through them. What an edge does is sampled when it is taken; a bank deals its chunks to a node when it is
+new. A tree lies in a `Memory` that outlives it: fresh memory costs a large tree as much time as its choices.
 
     axis    meaning
     B M     problems and their nodes; node m of problem b is number b M + m of all, its tree's root is b M
@@ -20,14 +21,48 @@ goes through them.
     I       leaves being imagined, L for each problem: number l of problem b is b L + l
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from jepaplan.planners.tree_loops import Choice, Paths, Tables, Turn, descend, settle
+from jepaplan.planners.stepwise import Hand
+from jepaplan.planners.tree_loops import Choice, Paths, Tables, Turn, begin, descend, edge_of, settle
+
+
+@dataclass
+class Memory:
+    """Arrays that one search leaves to the next, if they are large enough for it."""
+
+    _kept: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def tensor(self, name: str, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Of the dtype and on the device of `like`; what it holds is anything."""
+
+        def fits(kept: Tensor) -> bool:
+            return (kept.dtype, kept.device) == (like.dtype, like.device)
+
+        return self._first(name, shape, fits, lambda: like.new_empty(shape))
+
+    def array(self, name: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+        """What it holds is anything."""
+        return self._first(name, shape, lambda kept: kept.dtype == dtype, lambda: np.empty(shape, dtype))
+
+    def _first(
+        self, name: str, shape: tuple[int, ...], fits: Callable[[Any], bool], make: Callable[[], Any]
+    ) -> Any:
+        kept = self._kept.get(name)
+        if kept is None or not fits(kept) or kept.shape[1:] != shape[1:] or len(kept) < shape[0]:
+            kept = self._kept[name] = make()
+        return kept[: shape[0]]
+
+    def __reduce__(self) -> tuple[type["Memory"], tuple[()]]:
+        """A copy begins with nothing."""
+        return Memory, ()
 
 
 @dataclass
@@ -35,7 +70,8 @@ class Tree:
     """M nodes per problem, filled in order."""
 
     latents: Float[Tensor, "B M *latent"]
-    chunks: Float[Tensor, "B M K C A"]  # the edges that may leave a node
+    chunks: Float[Tensor, "B M C A"]  # that led to a node; nothing did to a root
+    dealt: Int[Tensor, "B M K"] | None  # which chunks of a bank its edges are
     tables: Tables
     depth: Int[np.ndarray, " N"]  # model steps from the root
     paid: Float[np.ndarray, " N"]  # by those steps
@@ -48,36 +84,42 @@ class Tree:
     def planted(
         cls,
         root: Float[Tensor, "B *latent"],
-        chunks: Float[Tensor, "B 1 K C A"],
-        logits: Float[Tensor, "B 1 K"],
+        chunk: Float[Tensor, "C A"],
+        edges: Hand | int,
         nodes: int,
+        memory: Memory | None = None,
     ) -> "Tree":
-        """Trees of one root each, with room for `nodes` more."""
-        problems, branches = len(root), logits.shape[2]
-        count = problems * (nodes + 1)
+        """Trees of one root each, with room for `nodes` more; `chunk` is what edges will look like.
+
+        `edges`: how many leave a node, or what a bank deals to the roots.
+        """
+        problems, memory = len(root), memory or Memory()
+        branches = edges if isinstance(edges, int) else edges.numbers.shape[2]
+        grid, count = (problems, nodes + 1), problems * (nodes + 1)
         # half precision cannot count: its whole numbers end at 256 or 2048
-        number = np.float64 if chunks.dtype == torch.float64 else np.float32
+        number = np.float64 if chunk.dtype == torch.float64 else np.float32
+        hand = None if isinstance(edges, int) else edges
         tree = cls(
-            latents=root.new_empty(problems, nodes + 1, *root.shape[1:]),
-            chunks=chunks.new_empty(problems, nodes + 1, *chunks.shape[2:]),
+            latents=memory.tensor("latents", root, (*grid, *root.shape[1:])),
+            chunks=memory.tensor("chunks", chunk, (*grid, *chunk.shape)),
+            dealt=None if hand is None else memory.tensor("dealt", hand.numbers, (*grid, branches)),
             tables=Tables(
-                logits=np.zeros((count, branches), number),
-                children=np.zeros((count, branches), np.int32),
-                visits=np.zeros((count, branches), number),
-                total=np.zeros((count, branches), number),
-                least=np.zeros((count, branches), number),
-                room=np.zeros((count, branches), np.int32),
-                value=np.zeros(count, number),
+                edges=memory.array("edges", edge_of(number), (count, branches)),
+                value=memory.array("value", np.dtype(number), (count,)),
+                logits=np.zeros((1, branches), number),
             ),
-            depth=np.zeros(count, int),
-            paid=np.zeros(count, number),
+            depth=memory.array("depth", np.dtype(int), (count,)),
+            paid=memory.array("paid", np.dtype(number), (count,)),
             low=np.full(problems, np.inf, number),
             high=np.full(problems, -np.inf, number),
             alike=True,
         )
-        tree.latents[:, 0], tree.chunks[:, 0] = root, chunks[:, 0]
-        tree.tables.room[tree.roots] = 1
-        tree._prefer(tree.roots, on_host(logits[:, 0]))
+        tree.latents[:, 0], tree.chunks[:, 0] = root, 0
+        tree.depth[tree.roots] = 0
+        tree.paid[tree.roots] = 0
+        for node in tree.roots:
+            begin(tree.tables, node, 0.0)
+        tree._deal(tree.roots, slice(0, 1), hand)
         return tree
 
     @property
@@ -110,31 +152,37 @@ class Tree:
         """Hang the new nodes below their edges, and tell every ancestor what the path through it costs."""
         problems = len(self.latents)
         leaves = len(paths.depth) // problems
-        self.latents[:, self.size : self.size + leaves] = found.latents.unflatten(0, (problems, leaves))
-        self.chunks[:, self.size : self.size + leaves] = found.chunks.unflatten(0, (problems, leaves))
+        new = slice(self.size, self.size + leaves)
+        self.latents[:, new], self.chunks[:, new] = found.latents, found.chunks
         nodes = (self.roots[:, None] + self.size + np.arange(leaves)).reshape(-1)
         self.size += leaves
         self.depth[nodes], self.paid[nodes] = found.depth, found.paid
-        self._prefer(nodes, found.logits)
+        self._deal(nodes, new, found.hand)
         settle(self.tables, paths, nodes, found.value, found.final)
         known = np.where((paths.depth > 0) & np.isfinite(found.value), found.value, np.nan)
         known = known.reshape(problems, -1)
         self.low = np.fmin(self.low, np.fmin.reduce(known, axis=1))
         self.high = np.fmax(self.high, np.fmax.reduce(known, axis=1))
 
-    def _prefer(self, nodes: Int[np.ndarray, " I"], logits: Float[np.ndarray, "I K"]) -> None:
-        if logits.any():  # the tables begin with zeros
-            self.tables.logits[nodes] = logits
+    def _deal(self, nodes: Int[np.ndarray, " I"], new: slice, hand: Hand | None) -> None:
+        if hand is None or self.dealt is None:
+            return
+        self.dealt[:, new] = hand.numbers
+        logits = on_host(hand.logits).reshape(len(nodes), -1)
+        if self.alike and logits.any():
+            self.tables = self.tables._replace(logits=np.zeros(self.tables.edges.shape, logits.dtype))
             self.alike = False
+        if not self.alike:
+            self.tables.logits[nodes] = logits
 
 
 @dataclass(frozen=True)
 class Found:
     """What imagining the leaves gave."""
 
-    latents: Float[Tensor, "I *latent"]
-    chunks: Float[Tensor, "I K C A"]
-    logits: Float[np.ndarray, "I K"]
+    latents: Float[Tensor, "B L *latent"]
+    chunks: Float[Tensor, "B L C A"]
+    hand: Hand | None  # dealt to the new nodes
     depth: Int[np.ndarray, " I"]
     paid: Float[np.ndarray, " I"]
     value: Float[np.ndarray, " I"]
@@ -166,31 +214,34 @@ class RootEdges:
 def root_edges(tree: Tree, *, least: bool) -> RootEdges:
     """The edges of all roots; `least`: Q is the cheapest path's cost, else the mean."""
     tables, roots = tree.tables, tree.roots
-    visits = tables.visits[roots]
-    cheapest = np.where(visits > 0, tables.least[roots], np.inf)
+    edges = tables.edges[roots]
+    visits = edges["visits"]
+    cheapest = np.where(visits > 0, edges["least"], np.inf)
     high, spread = (bound[:, None] for bound in tree.dearest())
-    cost = np.minimum(cheapest, high) if least else tables.total[roots] / np.maximum(visits, 1)
+    cost = np.minimum(cheapest, high) if least else edges["total"] / np.maximum(visits, 1)
     # an infinite cost is worth as little as the dearest; where all are infinite fmax turns NaN to 0
     worth = np.fmin(np.fmax((high - cost) / spread, 0), 1) * (visits > 0)
-    return RootEdges(tables.logits[roots], visits, worth, cheapest, tables.room[roots])
+    logits = np.broadcast_to(tables.logits, tables.edges.shape)[roots]
+    return RootEdges(logits, visits, worth, cheapest, edges["room"])
 
 
 def best_paths(tree: Tree, slots: Int[np.ndarray, "B S"], horizon: int) -> Float[Tensor, "B S H A"]:
     """The cheapest path through each of these edges of the root; zeros beyond the depth where it was left."""
-    tables, branches = tree.tables, slots.dtype.type(tree.tables.visits.shape[1])
+    edges = tree.tables.edges
     nodes, edge = np.broadcast_to(tree.roots[:, None], slots.shape), slots
     further = np.ones(slots.shape, bool)
-    taken: list[np.ndarray] = []
+    passed: list[np.ndarray] = []
     while further.any():
-        taken.append(np.where(further, nodes * branches + edge, -1))
-        nodes = np.where(further, tables.children[nodes, edge], nodes)
-        tried = tables.children[nodes] > 0
+        nodes = np.where(further, edges["child"][nodes, edge], nodes)
+        passed.append(np.where(further, nodes, -1))
+        below = edges[nodes]
+        tried = below["child"] > 0
         further = further & tried.any(axis=-1)
         # the cheapest may cost infinity: those that nobody took cost more
-        cost = np.minimum(tables.least[nodes], np.finfo(tables.least.dtype).max)
+        cost = np.minimum(below["least"], np.finfo(below["least"].dtype).max)
         edge = np.where(tried, cost, np.inf).argmin(axis=-1)
-    path = torch.from_numpy(np.stack(taken, axis=-1)).to(tree.chunks.device)
-    steps = tree.chunks.flatten(0, 2)[path.clamp(min=0)]
+    path = torch.from_numpy(np.stack(passed, axis=-1)).to(tree.chunks.device).long()
+    steps = tree.chunks.flatten(0, 1)[path.clamp(min=0)]
     steps = steps.where(path[..., None, None] >= 0, 0.0).flatten(2, 3)[:, :, :horizon]
     return torch.nn.functional.pad(steps, (0, 0, 0, horizon - steps.shape[2]))
 

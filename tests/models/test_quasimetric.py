@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepaplan.models.interval_unions import pairwise_union_lengths
-from jepaplan.models.quasimetric import IQE, Euclidean, iqe_components
+from jepaplan.models.quasimetric import IQE, MRN, Euclidean, iqe_components
 from jepaplan.models.sorting_network import sort_rows, unsort_rows
 from jepaplan.types import InputError
 
@@ -80,6 +80,24 @@ def test_iqe_is_asymmetric_and_its_reductions_are_those_of_the_paper():
     assert abs(maxmean(x, y) - maxmean(y, x)) > 0.01
 
 
+@given(points(3))
+@settings(max_examples=200, deadline=None)
+def test_mrn_is_a_quasimetric(xyz):
+    x, y, z = xyz.flatten(1)
+    d = MRN(width=len(x), components=len(x) // 2)
+    assert d(x, x).item() == pytest.approx(0, abs=1e-5)
+    assert d(x, y).item() >= 0
+    assert d(x, z).item() <= d(x, y).item() + d(y, z).item() + 1e-9
+
+
+def test_mrn_by_hand():
+    # two components: (1, 0 | 3, 4) is 1 beyond in its first half and 5 away in its second; (0, -2 | 0, 0)
+    source = torch.tensor([1.0, 0.0, 3.0, 4.0, 0.0, -2.0, 0.0, 0.0])
+    d = MRN(width=8, components=2)
+    assert d(source, torch.zeros(8)).item() == pytest.approx((1 + 5 + 0 + 0) / 2)
+    assert d(torch.zeros(8), source).item() == pytest.approx((0 + 5 + 2 + 0) / 2)
+
+
 @pytest.mark.parametrize("length", [1, 3, 8, 16])
 def test_gradients_are_those_of_finite_differences(length):
     source = latents(3, 4, 3, length).requires_grad_()
@@ -124,7 +142,7 @@ def test_all_pairs_survive_being_cut_into_blocks(monkeypatch):
 
 def test_gradients_are_finite_where_points_coincide_and_where_intervals_touch():
     ties = torch.tensor([[0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]]).requires_grad_()
-    for d in (IQE(width=8, components=2), Euclidean(), Euclidean(squared=True)):
+    for d in (IQE(width=8, components=2), MRN(width=8, components=2), Euclidean(), Euclidean(squared=True)):
         (gradient,) = torch.autograd.grad(d(ties, ties.detach()).sum(), ties)
         assert torch.isfinite(gradient).all()
     for d in (IQE(width=8, components=2), Euclidean()):
@@ -140,7 +158,10 @@ def test_moving_an_interval_along_costs_nothing_and_stretching_its_end_costs_one
     torch.testing.assert_close(by_goal, torch.tensor([[0.0, 1.0, 1.0, 0.0]]))
 
 
-@pytest.mark.parametrize("d", [IQE(width=12, components=3), Euclidean(), Euclidean(squared=True)])
+@pytest.mark.parametrize(
+    "d",
+    [IQE(width=12, components=3), MRN(width=12, components=3), Euclidean(), Euclidean(squared=True)],
+)
 def test_distances_broadcast(d):
     source, goal = latents(10, 5, 12, dtype=torch.float32), latents(11, 3, 12, dtype=torch.float32)
     table = d(source[:, None], goal)
@@ -170,5 +191,7 @@ def test_the_network_sorts_and_its_swaps_lead_back(power, columns, seed):
 def test_impossible_shapes_are_refused_with_advice():
     with pytest.raises(InputError, match="choose components"):
         IQE(width=10, components=3)
+    with pytest.raises(InputError, match="two halves; choose components"):
+        MRN(width=12, components=4)
     with pytest.raises(InputError, match="width=12"):
         IQE(width=12, components=3)(torch.zeros(2, 8), torch.zeros(2, 8))

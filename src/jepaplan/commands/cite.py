@@ -46,8 +46,9 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "ImpalaConfig": ("espeholt2018impala",),
     "euclidean": ("destrade2026value",),
     "iqe": ("wang2022improved",),
+    "mrn": ("liu2023metric",),
     "euclidean_head": ("destrade2026value",),
-    "quasimetric_head": ("wang2022improved", "wang2023optimal"),
+    "quasimetric_head": ("wang2023optimal",),
     "imagined_ways": ("eysenbach2019search",),
     # video encoders and what they learn from
     "VideoTransformerConfig": ("assran2025vjepa2", "dosovitskiy2021image", "su2021roformer"),
@@ -132,7 +133,10 @@ def keys_of(experiment: Experiment | VideoExperiment) -> list[str]:
         names = [type(record).__name__ for record in records]
         names += [phase.fit.optimiser for phase in experiment.phases]
         return list(dict.fromkeys(key for name in names for key in SOURCES[name]))
-    parts = [type(experiment.encoder).__name__, experiment.distance.kind]
+    distance = experiment.distance
+    parts = [type(experiment.encoder).__name__]
+    parts += [distance.head.quasimetric] if distance.kind == "quasimetric_head" else []
+    parts += [distance.kind]
     for stage in experiment.stages:
         parts += _parts_of(stage)
     parts += _parts_of_planner(experiment.planner)

@@ -1,6 +1,6 @@
-"""Distances between latents: the interval quasimetric embedding (IQE), and Euclid's.
+"""Distances between latents: the interval quasimetric embedding (IQE), metric residuals (MRN), and Euclid's.
 
-Wang and Isola, "Improved Representation of Asymmetrical Distances with Interval Quasimetric Embeddings",
+IQE: Wang and Isola, "Improved Representation of Asymmetrical Distances with Interval Quasimetric Embeddings",
 arXiv:2211.15120, equations 1-3. A latent is cut into components; component i of d(u, v) is the length of the
 union over j of [u_ij, max(u_ij, v_ij)].
 
@@ -10,6 +10,14 @@ union over j of [u_ij, max(u_ij, v_ij)].
     alpha    sigmoid(IQE.raw_alpha)    weight of the largest component; the rest goes to their mean
 
 How the unions are measured: `interval_unions.py`.
+
+MRN: Liu et al., "Metric Residual Networks for Sample Efficient Goal-Conditioned Reinforcement Learning",
+arXiv:2208.08133. A metric plus what is asymmetric; here half of the latent is for each, and components are
+averaged as the mean of IQE's is.
+
+    paper    here
+    d_sym    Euclid's distance of the second half of a component
+    d_asym   the largest max(0, u_j - v_j) of its first half
 """
 
 from typing import Literal
@@ -59,17 +67,17 @@ class IQE(nn.Module):
         self, source: Float[Tensor, "*#batch D"], goal: Float[Tensor, "*#batch D"]
     ) -> Float[Tensor, "*batch"]:
         """Distances of broadcastable batches of latents."""
-        return self._reduce(iqe_components(self._split(source), self._split(goal)))
+        return self._reduce(iqe_components(split_components(source, self), split_components(goal, self)))
 
     def pairwise(
         self, sources: Float[Tensor, "B M D"], goals: Float[Tensor, "B N D"]
     ) -> Float[Tensor, "B M N"]:
         """Distances from every source to every goal of the same problem, some sources at a time."""
-        split_goals = self._split(goals)
+        split_goals = split_components(goals, self)
         block = max(1, _PAIR_COMPONENTS // max(1, goals.shape[1] * self.components))
         problems = [
             torch.cat([self._reduce(pairwise_union_lengths(some, to)) for some in of.split(block)])
-            for of, to in zip(self._split(sources), split_goals, strict=True)
+            for of, to in zip(split_components(sources, self), split_goals, strict=True)
         ]
         return torch.stack(problems)
 
@@ -83,12 +91,52 @@ class IQE(nn.Module):
             return lengths.sum(-1)
         return torch.lerp(lengths.mean(-1), lengths.amax(-1), torch.sigmoid(self.raw_alpha).to(lengths.dtype))
 
-    def _split(self, latent: Tensor) -> Tensor:
-        if latent.shape[-1] != self.width:
+
+class MRN(nn.Module):
+    """Metric residual: the mean over components of a Euclidean distance and a largest excess."""
+
+    def __init__(self, *, width: int, components: int, epsilon: float = 1e-12) -> None:
+        super().__init__()
+        if components < 1 or width % (2 * components) != 0:
             raise InputError(
-                f"latents have width {latent.shape[-1]}; this quasimetric was built with width={self.width}"
+                f"width {width} does not divide into {components} components of two halves; choose "
+                f"components from the divisors of {width // 2}, for example {max(1, width // 16)}"
             )
-        return latent.unflatten(-1, (self.components, -1))
+        self.width = width
+        self.components = components
+        self.epsilon = epsilon  # inside the root: the gradient is finite where points coincide
+
+    def forward(
+        self, source: Float[Tensor, "*#batch D"], goal: Float[Tensor, "*#batch D"]
+    ) -> Float[Tensor, "*batch"]:
+        """Distances of broadcastable batches of latents."""
+        excess, gap = (split_components(source, self) - split_components(goal, self)).chunk(2, dim=-1)
+        straight = (gap.square().sum(-1) + self.epsilon).sqrt()
+        return (excess.amax(-1).clamp(min=0) + straight).mean(-1)
+
+    def pairwise(
+        self, sources: Float[Tensor, "B M D"], goals: Float[Tensor, "B N D"]
+    ) -> Float[Tensor, "B M N"]:
+        """Distances from every source to every goal of the same problem, some sources at a time."""
+        block = max(1, _PAIR_COMPONENTS // max(1, goals[0].numel()))
+        problems = [
+            torch.cat([self(some[:, None], to[None]) for some in of.split(block)])
+            for of, to in zip(sources, goals, strict=True)
+        ]
+        return torch.stack(problems)
+
+    def extra_repr(self) -> str:
+        """Shown by print."""
+        return f"components={self.components} x {self.width // self.components}"
+
+
+def split_components(latent: Tensor, distance: IQE | MRN) -> Tensor:
+    """A latent cut into components; one of another width is refused."""
+    if latent.shape[-1] != distance.width:
+        raise InputError(
+            f"latents have width {latent.shape[-1]}; this quasimetric was built with width={distance.width}"
+        )
+    return latent.unflatten(-1, (distance.components, -1))
 
 
 class Euclidean(nn.Module):

@@ -1,11 +1,11 @@
 """Small heads on latents: values of states, goals and actions; a quasimetric; the inverse dynamics.
 
 `ValueHead`: a network on a pair of latents, with |z - g| beside them as in arXiv:2605.22164.
-`QuasimetricHead`: projector, then IQE, as in Wang et al., "Optimal Goal-Reaching Reinforcement Learning via
-Quasimetric Learning", arXiv:2304.01203; minus it is a value (`NegativeDistance`). `ValueEnsemble`: heads that
-differ in their first weights, to be read with caution where they disagree; the minimum of two is that of
-Fujimoto et al., arXiv:1802.09477. `InverseDynamics`: the action that led from one latent to the next, PLDM
-(arXiv:2502.14819).
+`QuasimetricHead`: projector, then IQE (or MRN), as in Wang et al., "Optimal Goal-Reaching Reinforcement
+Learning via Quasimetric Learning", arXiv:2304.01203; minus it is a value (`NegativeDistance`).
+`ValueEnsemble`: heads that differ in their first weights, to be read with caution where they disagree; the
+minimum of two is that of Fujimoto et al., arXiv:1802.09477. `InverseDynamics`: the action that led from one
+latent to the next, PLDM (arXiv:2502.14819).
 
     paper             here
     V(z), V(z, g)     ValueHead with goal=False, goal=True
@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepaplan.models.affine import Affine
-from jepaplan.models.quasimetric import IQE
+from jepaplan.models.quasimetric import IQE, MRN
 from jepaplan.types import InputError
 
 _ROOT_EPSILON = 1e-6
@@ -39,8 +39,9 @@ class QuasimetricHeadConfig:
 
     hidden: int = 512  # width of the projector's hidden layers
     layers: int = 1  # hidden layers of the projector
-    width: int = 512  # what IQE sees: components x intervals
+    width: int = 512  # what the quasimetric sees: components x intervals
     components: int = 32
+    quasimetric: Literal["iqe", "mrn"] = "iqe"
     norm: bool = True  # LayerNorm before each hidden activation
 
     def __post_init__(self) -> None:
@@ -68,7 +69,8 @@ class QuasimetricHead(nn.Module):
         super().__init__()
         config = config or QuasimetricHeadConfig()
         self.projector = build_projector(latent_width, config)
-        self.distance = IQE(width=config.width, components=config.components)
+        kind = IQE if config.quasimetric == "iqe" else MRN
+        self.distance = kind(width=config.width, components=config.components)
         # Stretches all distances: from the unit scale of latents to tens of steps in few updates.
         self.log_scale = nn.Parameter(torch.zeros(()))
 

@@ -71,10 +71,10 @@ class DistanceConfig:
 
     # The heads project the latent first: "euclidean_head" is a second space, with a cost of its own.
     # "imagined_ways" learns nothing: the ways to a goal are imagined when the goal is seen.
-    kind: Literal["euclidean", "iqe", "quasimetric_head", "euclidean_head", "imagined_ways"] = (
+    kind: Literal["euclidean", "iqe", "mrn", "quasimetric_head", "euclidean_head", "imagined_ways"] = (
         "quasimetric_head"
     )
-    components: int = 32  # of IQE on the latent itself, kind "iqe"
+    components: int = 32  # of a quasimetric on the latent itself, kinds "iqe" and "mrn"
     head: QuasimetricHeadConfig = field(default_factory=QuasimetricHeadConfig)  # of both heads
     ways: WaysConfig = field(default_factory=WaysConfig)  # kind "imagined_ways"
 

@@ -19,7 +19,7 @@ from jepaplan.models.encoders import CompactConfig, CompactEncoder, ImpalaConfig
 from jepaplan.models.keypoint_encoder import KeypointConfig, KeypointEncoder
 from jepaplan.models.local_predictor import LocalPredictor, LocalPredictorConfig
 from jepaplan.models.predictors import MLPPredictor, PredictorConfig, to_bfloat16
-from jepaplan.models.quasimetric import IQE, Euclidean
+from jepaplan.models.quasimetric import IQE, MRN, Euclidean
 from jepaplan.models.scene_map import SceneMapConfig, SceneMapEncoder
 from jepaplan.models.value_heads import InverseDynamics, QuasimetricHead, ReadValue
 from jepaplan.models.world_model import LatentWorldModel
@@ -171,6 +171,8 @@ def build_distance(config: DistanceConfig, latent_width: int) -> nn.Module:
         return Euclidean()
     if config.kind == "iqe":
         return IQE(width=latent_width, components=config.components)
+    if config.kind == "mrn":
+        return MRN(width=latent_width, components=config.components)
     if config.kind == "euclidean_head":
         return SecondSpace(latent_width, config.head)
     return QuasimetricHead(latent_width, config.head)

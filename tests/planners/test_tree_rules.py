@@ -61,12 +61,15 @@ def turn_of(tables: Tables, allowed: int) -> Turn:
 
 def chosen_by(rule: PUCT | GumbelHalving, tables: Tables, allowed: int, *, least: bool = False) -> int:
     """What the rule takes at a node below the root, itself visited once more than its edges."""
-    choice = rule.choice(least=least, alike=not tables.logits.any())
     visits = tables.edges["visits"][0]
-    situation = (tables, 0, visits.sum() + 1, turn_of(tables, allowed), 0, choice)
-    if isinstance(rule, PUCT):
-        return choose_puct(*situation)
-    return choose_gumbel(*situation, int(visits.nonzero()[0].max()) + 1, np.empty(len(visits)))
+    total, span = visits.sum() + 1, int(visits.nonzero()[0].max()) + 1
+    choice = rule.choice(least=least, alike=not tables.logits.any(), simulations=int(total))
+    situation = (tables, 0, total, turn_of(tables, allowed), 0, choice, span)
+    return (
+        choose_puct(*situation)
+        if isinstance(rule, PUCT)
+        else choose_gumbel(*situation, np.empty(len(visits)))
+    )
 
 
 @pytest.mark.parametrize("least", [False, True])
@@ -116,7 +119,7 @@ def test_a_gumbel_root_takes_turns_among_those_considered():
     node = node_of([2.0, 1.0, 1.0, 0.0], [1.0, 0.3, 0.6, 0.0])
     rule = GumbelHalving()
     turn = turn_of(node, 4)
-    choice = rule.choice(least=False, alike=True)
+    choice = rule.choice(least=False, alike=True, simulations=4)
     assert choose_at_gumbel_root(node, 0, turn, 0, choice) == 3
     turn.considered[0, 3] = False
     assert choose_at_gumbel_root(node, 0, turn, 0, choice) == 2

@@ -25,6 +25,12 @@ def grown(values: list[tuple[int, int, float]], branches: int = 2, horizon: int 
     return tree
 
 
+def turn_of(tree: Tree) -> Turn:
+    """All edges of the root are considered and allowed."""
+    high, spread = tree.dearest()
+    return Turn(np.ones((1, 2), bool), np.zeros((1, 2)), np.full(9, 2), high, 1 / spread)
+
+
 def sent(tree: Tree, route: list[int]) -> Paths:
     """One path along these edges, and the marks that it leaves."""
     nodes, edges = [0], tree.tables.edges
@@ -74,8 +80,8 @@ def test_statistics_of_a_tree_small_enough_to_count_by_hand():
 def test_a_path_being_imagined_counts_as_the_dearest(least: bool):
     """So the second of two paths leaves the edge that is best when both set out."""
     tree = grown([(0, 0, 4.0), (0, 1, 6.0)])
-    turn = Turn(np.ones((1, 2), bool), np.zeros((1, 2)), np.full(9, 2), *tree.dearest())
-    paths = tree.descend(2, 3, np.array([2]), turn, PUCT(exploration=4.0).choice(least=least, alike=True))
+    choice = PUCT(exploration=4.0).choice(least=least, alike=True, simulations=9)
+    paths = tree.descend(2, 3, np.array([2]), turn_of(tree), choice)
     # the mean of 4 and the dearest, 6, is worth half; the cheapest path knows nothing of those being imagined
     assert paths.slots[:, 0].tolist() == ([0, 0] if least else [0, 1])
     edges = tree.tables.edges[0]
@@ -90,8 +96,8 @@ def test_a_path_being_imagined_counts_as_the_dearest(least: bool):
 def test_an_edge_that_is_new_is_worth_nothing_while_it_is_imagined(least: bool):
     """Else the paths behind it would believe that it costs nothing at all."""
     tree = grown([(0, 0, 4.0), (0, 1, 6.0)])
-    turn = Turn(np.ones((1, 2), bool), np.zeros((1, 2)), np.full(9, 2), *tree.dearest())
-    paths = tree.descend(2, 3, np.array([2]), turn, GumbelHalving().choice(least=least, alike=True))
+    choice = GumbelHalving().choice(least=least, alike=True, simulations=9)
+    paths = tree.descend(2, 3, np.array([2]), turn_of(tree), choice)
     assert paths.depth.tolist() == [2, 2]
     ends = tree.tables.edges[paths.nodes[:, 1], paths.slots[:, 1]]
     cost = ends["least"] if least else ends["total"] / ends["visits"]
@@ -125,8 +131,11 @@ def test_every_edge_keeps_account_of_what_is_below_it(
     for _ in range(turns):
         left = tree.tables.edges["room"][tree.roots].sum(axis=1)
         considered, noise = np.ones((problems, branches), bool), random.normal(size=(problems, branches))
-        turn = Turn(considered, noise, np.minimum(1 + np.arange(999) // 2, branches), *tree.dearest())
-        paths = tree.descend(leaves, horizon, left, turn, rule.choice(least=least, alike=tree.alike))
+        high, spread = tree.dearest()
+        allowance = np.minimum(1 + np.arange(999) // 2, branches)
+        turn = Turn(considered, noise, allowance, high, 1 / spread)
+        choice = rule.choice(least=least, alike=tree.alike, simulations=turns * leaves)
+        paths = tree.descend(leaves, horizon, left, turn, choice)
         assert ((paths.depth > 0).reshape(problems, leaves).sum(axis=1) == np.minimum(left, leaves)).all()
         values = random.normal(size=problems * leaves).tolist()
         tree.grow(paths, ending(paths, values, horizon, problems, hand=more))

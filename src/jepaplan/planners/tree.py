@@ -138,8 +138,11 @@ class TreeSearch:
                 left = (tree.tables.edges["room"][tree.roots] * considered).sum(axis=1)
                 if not left.any():
                     break
-                turn = Turn(considered, noise, allowance, *tree.dearest())
-                choice = self.rule.choice(least=self.backup == "least", alike=tree.alike)
+                high, spread = tree.dearest()
+                turn = Turn(considered, noise, allowance, high, 1 / spread)
+                choice = self.rule.choice(
+                    least=self.backup == "least", alike=tree.alike, simulations=self.simulations
+                )
                 longest = -(-start.mean.shape[1] // source.length)
                 paths = tree.descend(leaves, longest, left, turn, choice)
                 tree.grow(paths, self._imagine(cost, tree, source, paths))

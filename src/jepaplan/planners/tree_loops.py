@@ -64,7 +64,7 @@ class Turn(NamedTuple):
     noise: Float[np.ndarray, "B K"]  # of the root's actions
     allowance: Int[np.ndarray, " n"]  # edges of a node that may be tried after 0, 1, .. visits
     high: Float[np.ndarray, " B"]  # what the dearest path costs
-    spread: Float[np.ndarray, " B"]  # and how much less the cheapest
+    per_spread: Float[np.ndarray, " B"]  # one by how much less the cheapest costs
 
 
 class Choice(NamedTuple):
@@ -73,8 +73,7 @@ class Choice(NamedTuple):
     gumbel: bool  # else by PUCT
     least: bool  # Q is the cheapest path, else the mean
     alike: bool  # all logits are equal
-    exploration: float = 0.0
-    exploration_base: float = 0.0
+    rates: Float[np.ndarray, " n"]  # of PUCT's exploration after 0, 1, .. visits
     value_scale: float = 0.0
     visit_offset: float = 0.0
     noise_scale: float = 0.0
@@ -86,41 +85,35 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
-def _worth(tables: Tables, node: int, slot: int, high: float, spread: float, least: bool) -> float:
-    edge = tables.edges[node, slot]
-    return _share(edge.least if least else edge.total / edge.visits, high, spread)
+def _worth(edge: Any, turn: Turn, problem: int, choice: Choice) -> float:
+    return _share(edge.least if choice.least else edge.total / edge.visits, turn, problem)
 
 
 @_compiled
-def _share(cost: float, high: float, spread: float) -> float:
-    worth = (high - cost) / spread
+def _share(cost: float, turn: Turn, problem: int) -> float:
+    worth = (turn.high[problem] - cost) * turn.per_spread[problem]
     # an infinite cost is worth as little as the dearest; where all are infinite this is no number
     return min(worth, 1.0) if worth > 0.0 else 0.0
 
 
 @_compiled
-def choose_puct(tables: Tables, node: int, visits: float, turn: Turn, problem: int, choice: Choice) -> int:
+def choose_puct(
+    tables: Tables, node: int, visits: float, turn: Turn, problem: int, choice: Choice, span: int
+) -> int:
     """A new edge if so many are allowed, else the highest bound."""
-    edges = tables.edges.shape[1]
     # edges are tried in the order they were drawn, so the first new one is the number of those tried
-    used = 0
-    while used < edges and tables.edges[node, used].visits > 0:
-        used += 1
-    if used < turn.allowance[int(visits)]:
-        return used
-    highest, weights = 0.0, float(used)
+    if span < turn.allowance[int(visits)]:
+        return span
+    highest, weights = 0.0, float(span)
     if not choice.alike:
-        highest = tables.logits[node, :used].max()
-        weights = np.exp(tables.logits[node, :used] - highest).sum()
-    rate = choice.exploration + math.log((visits + choice.exploration_base + 1) / choice.exploration_base)
-    rate *= math.sqrt(visits) / weights
-    high, spread = turn.high[problem], turn.spread[problem]
-    best, chosen = -math.inf, used  # where all that was tried has been seen to the end, something is new
-    for slot in range(used):
+        highest = tables.logits[node, :span].max()
+        weights = np.exp(tables.logits[node, :span] - highest).sum()
+    rate = choice.rates[int(visits)] / weights
+    best, chosen = -math.inf, span  # where all that was tried has been seen to the end, something is new
+    for slot in range(span):
         weight = 1.0 if choice.alike else math.exp(tables.logits[node, slot] - highest)
         edge = tables.edges[node, slot]
-        bound = rate * weight / (1 + edge.visits)
-        bound += _worth(tables, node, slot, high, spread, choice.least)
+        bound = rate * weight / (1 + edge.visits) + _worth(edge, turn, problem, choice)
         if bound > best and edge.room > 0:
             best, chosen = bound, slot
     return chosen
@@ -144,9 +137,7 @@ def choose_at_gumbel_root(tables: Tables, node: int, turn: Turn, problem: int, c
             continue
         score = choice.noise_scale * turn.noise[problem, slot] + _logit(tables, node, slot, choice)
         if edge.visits > 0:
-            score += scale * _worth(
-                tables, node, slot, turn.high[problem], turn.spread[problem], choice.least
-            )
+            score += scale * _worth(edge, turn, problem, choice)
         if score > best:
             best, chosen = score, slot
     return chosen
@@ -169,49 +160,42 @@ def choose_gumbel(
     scores: Float[np.ndarray, " K"],
 ) -> int:
     """Follow the improved policy as closely as whole visits can; `scores` is overwritten."""
-    high, spread = turn.high[problem], turn.spread[problem]
     # no later edge has been tried, and none may be tried unless nothing else is left
     allowed = turn.allowance[int(visits)]
-    edges = max(span, allowed)
-    some = False
-    for slot in range(edges):
+    some, highest = False, -math.inf
+    for slot in range(max(span, allowed)):
         edge = tables.edges[node, slot]
         some |= edge.room > 0 and (edge.visits > 0 or slot < allowed)
+        if not choice.alike and edge.visits > 0:
+            highest = max(highest, tables.logits[node, slot])
     limit = allowed if some else tables.edges.shape[1]
-    edges = max(span, limit)
-    taken, most, highest = 0.0, 0.0, -math.inf
-    for slot in range(edges):
-        edge = tables.edges[node, slot]
-        taken, most = taken + edge.visits, max(most, edge.visits)
-        if edge.visits > 0 or (edge.room > 0 and slot < limit):
-            highest = max(highest, _logit(tables, node, slot, choice))
     # the mixed value stands for the worth of what nobody tried
-    share, average = 0.0, 0.0
-    for slot in range(edges):
-        if tables.edges[node, slot].visits > 0:
+    taken, most, share, average = 0.0, 0.0, 0.0, 0.0
+    for slot in range(span):
+        edge = tables.edges[node, slot]
+        if edge.visits > 0:
+            scores[slot] = _worth(edge, turn, problem, choice)
             weight = 1.0 if choice.alike else math.exp(tables.logits[node, slot] - highest)
-            share += weight
-            average += weight * _worth(tables, node, slot, high, spread, choice.least)
+            taken, most = taken + edge.visits, max(most, edge.visits)
+            share, average = share + weight, average + weight * scores[slot]
     average = average / share if share > 0 else 0.0
-    mixed = (_share(tables.value[node], high, spread) + taken * average) / (1 + taken)
+    mixed = (_share(tables.value[node], turn, problem) + taken * average) / (1 + taken)
     scale = (choice.visit_offset + most) * choice.value_scale
     peak = -math.inf
-    for slot in range(edges):
+    for slot in range(max(span, limit)):
         edge = tables.edges[node, slot]
         if edge.visits > 0 or (edge.room > 0 and slot < limit):
-            worth = mixed
-            if edge.visits > 0:
-                worth = _worth(tables, node, slot, high, spread, choice.least)
+            worth = scores[slot] if edge.visits > 0 else mixed
             scores[slot] = _logit(tables, node, slot, choice) + scale * worth
             peak = max(peak, scores[slot])
         else:
             scores[slot] = -math.inf
     total = 0.0
-    for slot in range(edges):
+    for slot in range(max(span, limit)):
         scores[slot] = math.exp(scores[slot] - peak)
         total += scores[slot]
     best, chosen = -math.inf, 0
-    for slot in range(edges):
+    for slot in range(max(span, limit)):
         edge = tables.edges[node, slot]
         if edge.room > 0 and (edge.visits > 0 or slot < limit):
             behind = scores[slot] / total - edge.visits / (1 + taken)
@@ -234,15 +218,16 @@ def descend(
     leaves, size = len(paths.depth) // problems, len(tables.value) // problems
     for problem in range(problems):
         for leaf in range(problem * leaves, (problem + 1) * leaves):
-            node, depth, visits, span = problem * size, 0, 0.0, edges
+            node, depth, visits, span = problem * size, 0, 0.0, 0
             paths.nodes[leaf, 0], paths.slots[leaf, 0], paths.depth[leaf] = node, 0, 0
             if leaf - problem * leaves >= possible[problem]:
                 continue
             for slot in range(edges):
-                visits += tables.edges[node, slot].visits
+                if tables.edges[node, slot].visits > 0:
+                    visits, span = visits + tables.edges[node, slot].visits, slot + 1
             while True:
                 if not choice.gumbel:
-                    chosen = choose_puct(tables, node, visits, turn, problem, choice)
+                    chosen = choose_puct(tables, node, visits, turn, problem, choice, span)
                 elif depth == 0:
                     chosen = choose_at_gumbel_root(tables, node, turn, problem, choice)
                 else:

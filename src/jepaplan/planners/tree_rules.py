@@ -20,6 +20,7 @@ the values are right.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -65,15 +66,22 @@ class PUCT:
         """All root actions, always."""
         return before
 
-    def choice(self, *, least: bool, alike: bool) -> Choice:
-        """For the way down."""
-        return Choice(False, least, alike, self.exploration, self.exploration_base)
+    def choice(self, *, least: bool, alike: bool, simulations: int) -> Choice:
+        """For the way down, while no node has more visits than that."""
+        return Choice(False, least, alike, _rates(self, simulations))
 
     def answer(
         self, root: RootEdges, considered: Bool[np.ndarray, "B K"], noise: Float[np.ndarray, "B K"]
     ) -> Bool[np.ndarray, "B K"]:
         """Any root action that was tried: the cheapest path decides."""
         return root.tried
+
+
+@lru_cache(maxsize=8)
+def _rates(rule: PUCT, simulations: int) -> Float[np.ndarray, " n"]:
+    visits = np.arange(simulations + 1.0)
+    growth = np.log((visits + rule.exploration_base + 1) / rule.exploration_base)
+    return (rule.exploration + growth) * np.sqrt(visits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,12 +131,13 @@ class GumbelHalving:
         np.put_along_axis(chosen, score.topk(count, dim=-1).indices.numpy(), True, axis=1)
         return chosen & before
 
-    def choice(self, *, least: bool, alike: bool) -> Choice:
+    def choice(self, *, least: bool, alike: bool, simulations: int) -> Choice:
         """For the way down."""
         return Choice(
             True,
             least,
             alike,
+            np.zeros(0),
             value_scale=self.value_scale,
             visit_offset=self.visit_offset,
             noise_scale=self.noise_scale,

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -174,6 +176,26 @@ def test_what_is_left_of_a_short_path_is_paid_at_the_price_of_its_last_step():
     bare = TreeSearch(**once, unfinished="to_go").plan(system, blank(3, 5, 2), seeded(0))
     torch.testing.assert_close(held.costs[:, 0], 5 * first)
     torch.testing.assert_close(bare.costs[:, 0], first)
+
+
+@pytest.mark.parametrize("bank", [None, COMPASS])
+def test_a_search_owes_nothing_to_the_memory_of_the_one_before(bank: torch.Tensor | None):
+    """Neither to a larger one's, nor to that of one which is still under way."""
+    small, large = planar(2), planar(5)
+    used = TreeSearch(simulations=60, leaves=4, bank=bank)
+    alone = replace(used).plan(small, blank(2, 4, 2), seeded(1))
+    used.plan(large, blank(5, 4, 2), seeded(0))
+    under_way = used.refinements(large, blank(5, 4, 2), seeded(2))
+    next(under_way)
+    again = [used.plan(small, blank(2, 4, 2), seeded(1)) for _ in range(2)]
+    *_, last = under_way
+    *_, fresh = replace(used).refinements(large, blank(5, 4, 2), seeded(2))
+    for found, wanted in (*((one, alone) for one in again), (last, fresh)):
+        assert torch.equal(found.candidates, wanted.candidates)
+        assert torch.equal(found.costs, wanted.costs)
+    # a copy takes none of it along, and as a setting the planner is what it was
+    assert deepcopy(used) == used == replace(used)
+    assert not deepcopy(used)._left[0]._kept
 
 
 def test_more_simulations_come_nearer_to_the_optimum():

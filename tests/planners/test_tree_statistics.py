@@ -56,7 +56,7 @@ def ending(
     costs, depth = np.array(values, np.float32), paths.depth
     latents = torch.zeros(problems, len(costs) // problems, 1)
     chunks = torch.full_like(latents[..., None], number)
-    return Found(latents, chunks, hand, depth, costs, costs, depth >= horizon)
+    return Found(latents, chunks, hand, costs, costs, depth >= horizon)
 
 
 def test_statistics_of_a_tree_small_enough_to_count_by_hand():

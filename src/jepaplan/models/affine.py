@@ -53,7 +53,7 @@ def takes_onednn(rows: Tensor, weight: Float[Tensor, "O I"]) -> bool:
     if torch.is_grad_enabled():
         usable = usable and rows.dtype == torch.float32 and rows.numel() >= _ROWS * rows.shape[-1]
     # a weight that is a slice would fall back to a reference loop, a hundred times slower
-    return usable and weight.is_contiguous() and not _wants_its_own() and available()
+    return usable and weight.is_contiguous() and not others_choose() and available()
 
 
 def product(
@@ -86,8 +86,8 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
 
 
-def _wants_its_own() -> bool:
-    """Whether a compiler, a lower precision or vmap and its like choose the products."""
+def others_choose() -> bool:
+    """Whether a compiler, a lower precision or vmap and its like choose how things are computed."""
     return (
         torch.compiler.is_compiling()
         or torch.is_autocast_enabled("cpu")

@@ -20,27 +20,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepaplan.models.affine import Affine, affine, product, takes_onednn
+from jepaplan.models.norm_relu import norm_relu, relu
 from jepaplan.types import InputError
 
 Activation = Literal["relu", "gelu", "mish"]
-
-
-def _relu(hidden: Tensor) -> Tensor:
-    bits = hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu" and not hidden.requires_grad
-    if bits and not torch.is_autocast_enabled("cpu"):
-        # Negative numbers are negative integers too, and torch clamps those six times faster. A NaN may
-        # become zero: who plans in bfloat16 looks for it before (`in_bfloat16`, `WeightedSum.bind`). Under
-        # autocast a training is judged, where a NaN has to be seen.
-        hidden.view(torch.int16).clamp_min_(0)
-        return hidden
-    return F.relu(hidden, inplace=not hidden.requires_grad)
 
 
 def _mish(hidden: Tensor) -> Tensor:
     return F.mish(hidden, inplace=not hidden.requires_grad)
 
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": _relu, "gelu": F.gelu, "mish": _mish}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": relu, "gelu": F.gelu, "mish": _mish}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +94,19 @@ class MLPPredictor(nn.Module):
 
     def forward(self, latent: Float[Tensor, "B D"], action: Float[Tensor, "B A"]) -> Float[Tensor, "B D"]:
         """The latent one model step later."""
-        activation = _ACTIVATIONS[self.config.activation]
-        hidden = activation(self.norms[0](self._mix(latent, action)))
+        hidden = self._activate(self.norms[0], self._mix(latent, action))
         for linear, norm in zip(self.hidden, self.norms[1:], strict=True):
-            hidden = activation(norm(linear(hidden)))
+            hidden = self._activate(norm, linear(hidden))
         held = self.config.held
         moved = self.last(hidden)
         if self.config.residual:
             moved = moved + latent[:, held:]
         return torch.cat([latent[:, :held], moved], dim=1) if held else moved
+
+    def _activate(self, norm: nn.Module, hidden: Tensor) -> Tensor:
+        if self.config.activation == "relu" and isinstance(norm, nn.LayerNorm):
+            return norm_relu(norm, hidden)
+        return _ACTIVATIONS[self.config.activation](norm(hidden))
 
     def _mix(self, latent: Tensor, action: Tensor) -> Tensor:
         weight, bias, width = self.first.weight, self.first.bias, self.latent_width

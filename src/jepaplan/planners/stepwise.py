@@ -13,6 +13,7 @@ paid for.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -191,14 +192,22 @@ class NodeActions:
 
         What nobody recorded is sampled only now, so each edge may be taken once.
         """
-        nominal = self._nominal(depth)
         if numbers is None:
-            chunks = self._sampled(nominal[:, :, None], depth)[:, :, 0]
+            mean, std = take(self._plan, depth.clamp(max=self._plan.shape[1] - 1)).chunk(2, dim=-1)
+            noise = standard_normal(mean, self.generator)
+            if self.keep_nominal:
+                noise *= (slots > 0)[:, :, None]
+            chunks = torch.addcmul(mean, std, noise)[:, :, None]
         else:
             chunks = self._recorded(numbers)
-        if self.keep_nominal:
-            chunks = torch.where((slots == 0)[:, :, None, None], nominal, chunks)
+            if self.keep_nominal:
+                chunks = torch.where((slots == 0)[:, :, None, None], self._nominal(depth), chunks)
         return chunks if self.bounds is None else self.bounds.project(chunks)
+
+    @cached_property
+    def _plan(self) -> Float[Tensor, "B H AA"]:
+        """Its mean and deviation, side by side."""
+        return torch.cat([self.start.mean, self.start.std], dim=-1)
 
     def _nominal(self, depth: Int[Tensor, "B N"]) -> Float[Tensor, "B N C A"]:
         ahead = torch.arange(self.length, device=depth.device)

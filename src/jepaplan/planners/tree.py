@@ -152,10 +152,10 @@ class TreeSearch:
     def _imagine(self, cost: StepwiseCost, tree: Tree, source: NodeActions, paths: Paths) -> Found:
         """All leaves of all problems in one call of the model."""
         device, (problems, horizon) = tree.latents.device, source.start.mean.shape[:2]
-        last = np.maximum(paths.depth - 1, 0)[:, None]
-        ends = np.take_along_axis(paths.nodes, last, axis=1)[:, 0]
-        slots = np.take_along_axis(paths.slots, last, axis=1)[:, 0]
-        before = tree.depth[ends]
+        edges = np.maximum(paths.depth - 1, 0)
+        last = np.arange(len(edges)) * paths.nodes.shape[1] + edges
+        ends, slots = paths.nodes.ravel()[last], paths.slots.ravel()[last]
+        before = edges * source.length
         parents, taken, left = (
             torch.from_numpy(numbers).to(device).view(problems, -1) for numbers in (ends, slots, before)
         )
@@ -173,7 +173,6 @@ class TreeSearch:
             latents=step.latents,
             chunks=chunks,
             hand=None if tree.dealt is None else source.deal(reached, tree.dealt.shape[2]),
-            depth=depth,
             paid=paid,
             value=value,
             final=depth >= horizon,

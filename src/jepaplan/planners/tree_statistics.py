@@ -73,8 +73,7 @@ class Tree:
     chunks: Float[Tensor, "B M C A"]  # that led to a node; nothing did to a root
     dealt: Int[Tensor, "B M K"] | None  # which chunks of a bank its edges are
     tables: Tables
-    depth: Int[np.ndarray, " N"]  # model steps from the root
-    paid: Float[np.ndarray, " N"]  # by those steps
+    paid: Float[np.ndarray, " N"]  # by the steps from the root
     low: Float[np.ndarray, " B"]  # the cheapest finite path of each tree
     high: Float[np.ndarray, " B"]  # and the dearest
     alike: bool  # all logits are equal
@@ -108,14 +107,12 @@ class Tree:
                 value=memory.array("value", np.dtype(number), (count,)),
                 logits=np.zeros((1, branches), number),
             ),
-            depth=memory.array("depth", np.dtype(int), (count,)),
             paid=memory.array("paid", np.dtype(number), (count,)),
             low=np.full(problems, np.inf, number),
             high=np.full(problems, -np.inf, number),
             alike=True,
         )
         tree.latents[:, 0], tree.chunks[:, 0] = root, 0
-        tree.depth[tree.roots] = 0
         tree.paid[tree.roots] = 0
         for node in tree.roots:
             begin(tree.tables, node, 0.0)
@@ -156,7 +153,7 @@ class Tree:
         self.latents[:, new], self.chunks[:, new] = found.latents, found.chunks
         nodes = (self.roots[:, None] + self.size + np.arange(leaves)).reshape(-1)
         self.size += leaves
-        self.depth[nodes], self.paid[nodes] = found.depth, found.paid
+        self.paid[nodes] = found.paid
         self._deal(nodes, new, found.hand)
         settle(self.tables, paths, nodes, found.value, found.final)
         known = np.where((paths.depth > 0) & np.isfinite(found.value), found.value, np.nan)
@@ -183,7 +180,6 @@ class Found:
     latents: Float[Tensor, "B L *latent"]
     chunks: Float[Tensor, "B L C A"]
     hand: Hand | None  # dealt to the new nodes
-    depth: Int[np.ndarray, " I"]
     paid: Float[np.ndarray, " I"]
     value: Float[np.ndarray, " I"]
     final: Bool[np.ndarray, " I"]  # at the horizon

@@ -1,0 +1,79 @@
+"""The loops of `norm_relu`, compiled: each row is normalised, stretched, shifted and cut at zero in place.
+
+    torch                    here
+    x, D                     row, its width
+    E[x], Var[x]             mean, spread: over the row, divided by D
+    gamma, beta, epsilon     weight, bias, epsilon
+
+Only the order of additions is left to the compiler: a NaN stays one. numba keeps the result beside this file
+and looks for changes in this file alone.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from jaxtyping import Float, UInt16
+
+_FREEDOM = {"reassoc", "contract", "nsz"}
+_HALF, _ONE, _BITS = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    # a test run wraps every function in checks of its types, which cannot be compiled
+    return numba.njit(cache=True, error_model="numpy", fastmath=_FREEDOM)(inspect.unwrap(function))
+
+
+@_compiled
+def _row(
+    row: Float[np.ndarray, " D"],
+    weight: Float[np.ndarray, " D"],
+    bias: Float[np.ndarray, " D"],
+    epsilon: float,
+) -> None:
+    width, zero = len(row), np.float32(0)
+    total = zero
+    for place in range(width):
+        total += row[place]
+    mean = total / np.float32(width)
+    total = zero
+    for place in range(width):
+        total += (row[place] - mean) * (row[place] - mean)
+    scale = np.float32(1 / math.sqrt(total / np.float32(width) + epsilon))
+    for place in range(width):
+        value = (row[place] - mean) * scale * weight[place] + bias[place]
+        row[place] = max(value, zero)
+
+
+@_compiled
+def norm_relu_float32(
+    rows: Float[np.ndarray, "B D"],
+    weight: Float[np.ndarray, " D"],
+    bias: Float[np.ndarray, " D"],
+    epsilon: float,
+) -> None:
+    """In place."""
+    for number in range(len(rows)):
+        _row(rows[number], weight, bias, epsilon)
+
+
+@_compiled
+def norm_relu_bfloat16(
+    rows: UInt16[np.ndarray, "B D"],
+    weight: Float[np.ndarray, " D"],
+    bias: Float[np.ndarray, " D"],
+    epsilon: float,
+) -> None:
+    """In place, bit for bit the upper halves of float32; what is written back is rounded to the nearest."""
+    bits = np.empty(rows.shape[1], np.uint32)
+    values = bits.view(np.float32)
+    for number in range(len(rows)):  # of `for row in rows` numba does not know that rows lie without gaps
+        row = rows[number]
+        for place in range(len(row)):
+            bits[place] = np.uint32(row[place]) << _BITS
+        _row(values, weight, bias, epsilon)
+        for place in range(len(row)):
+            row[place] = np.uint16((bits[place] + _HALF + ((bits[place] >> _BITS) & _ONE)) >> _BITS)

@@ -55,8 +55,8 @@ def node_of(
 
 def turn_of(tables: Tables, allowed: int) -> Turn:
     """So many edges are allowed after any number of visits."""
-    shape = tables.edges.shape
-    return Turn(np.ones(shape, bool), np.zeros(shape), np.full(100, allowed), np.ones(1), np.ones(1))
+    shape, visits = tables.edges.shape, int(tables.edges["visits"].sum()) + 1
+    return Turn(np.ones(shape, bool), np.zeros(shape), np.full(visits + 1, allowed), np.ones(1), np.ones(1))
 
 
 def chosen_by(rule: PUCT | GumbelHalving, tables: Tables, allowed: int, *, least: bool = False) -> int:

@@ -12,7 +12,7 @@ from jepaplan.recipes.table2 import OURS
 ROOT = Path(__file__).parents[1]
 # Success of VF_quasi; samples times horizon.
 PAPER = {"WallSmall": (0.71, 2000 * 96), "WallBig": (0.96, 2000 * 64), "Maze": (0.63, 500 * 100)}
-PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
+PAGES = sorted(page for page in (ROOT / "docs" / "results").glob("*.md") if page.name != "choices.md")
 
 
 def into_readme():

@@ -100,9 +100,10 @@ def table2(scale: Scale) -> Reproduction:
         name="table2",
         title="Ten approaches in two rooms and a maze (arXiv:2601.00844, table 2)",
         introduction=(
-            "Rows have the paper's names; `recipes/value_guided.py` says what each learns from, and what the "
-            "paper left open. All but the last learn from the same 1,000 recordings of each world and seed; "
-            f"all but the last two share planner and budget. {_SIZES[scale]} Ours (`recipes/local.py`) has a "
+            "Rows have the paper's names; `recipes/value_guided.py` says what each learns from, and "
+            "[choices](choices.md) what the paper left open. All but the last learn from the same 1,000 "
+            "recordings of each world and seed; all but the last two share planner and budget. "
+            f"{_SIZES[scale]} Ours (`recipes/local.py`) has a "
             "search of its own, much smaller, and meets all final instances. The last row is "
             "`wall_big_paths`, whose value is learned from imagined paths."
         ),

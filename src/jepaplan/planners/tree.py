@@ -165,14 +165,17 @@ class TreeSearch:
         latents = tree.latents.flatten(0, 1).index_select(0, parents.flatten())
         step = expand_chunk(cost, latents.unflatten(0, parents.shape), chunks, left, horizon)
         depth = np.minimum(before + source.length, horizon)
-        reached = torch.from_numpy(depth).to(device).view(problems, -1)
+        hand = None
+        if tree.dealt is not None:
+            reached = torch.from_numpy(depth).to(device).view(problems, -1)
+            hand = source.deal(reached, tree.dealt.shape[2])
         step_cost, to_go = on_host(step.step_cost).reshape(-1), on_host(step.to_go).reshape(-1)
         paid = tree.paid[ends] + step_cost
         value = paid + to_go + self._unfinished(step_cost, depth - before, horizon - depth)
         return Found(
             latents=step.latents,
             chunks=chunks,
-            hand=None if tree.dealt is None else source.deal(reached, tree.dealt.shape[2]),
+            hand=hand,
             paid=paid,
             value=value,
             final=depth >= horizon,

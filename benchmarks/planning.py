@@ -24,6 +24,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +37,7 @@ from jepaplan.models.affine import affine, available
 from jepaplan.models.predictors import MLPPredictor
 from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.proposals import NormBound, std_from_variance
+from jepaplan.recipes.experiment import Precision
 from measuring import Work, origin, paired, ratios, rotating, save, spread, timed
 from peers import Missing, pytorch_mppi, swm_with_a_plain_loop, swm_with_its_pldm, torchrl_mppi
 from setting import ACTION_DIM, MAX_ACTION, Setting, Size
@@ -46,7 +48,7 @@ SIZES = {
     "small": Size(problems=64, samples=64, horizon=8, latent=64, hidden=256, layers=3),
 }
 OURS = "jepaplan MPPI"
-BFLOAT16 = f"{OURS}, bfloat16"
+BFLOAT16, INT8 = f"{OURS}, bfloat16", f"{OURS}, int8"
 PLAIN = ", plain torch"
 
 
@@ -90,8 +92,8 @@ def plain(setting: Setting) -> Setting:
     return twin
 
 
-def ours_in_bfloat16(setting: Setting) -> Work:
-    return ours(Setting(setting.size, torch.bfloat16))
+def ours_in(precision: Precision) -> Callable[[Setting], Work]:
+    return lambda setting: ours(Setting(setting.size, precision))
 
 
 def bare_products(setting: Setting, rows: int, onednn: bool = False) -> Work:
@@ -141,7 +143,8 @@ PEERS |= {
 CONTESTANTS = {
     OURS: ours,
     f"{OURS}{PLAIN}": lambda setting: ours(plain(setting)),
-    BFLOAT16: ours_in_bfloat16,
+    BFLOAT16: ours_in("bf16"),
+    INT8: ours_in("int8"),
     **PEERS,
 }
 
@@ -236,14 +239,16 @@ def table(
 
 
 def verdicts(seconds: dict[str, list[float]]) -> list[str]:
-    """The best of the peers against us, handed our predictor or bringing its own; then bfloat16."""
+    """The best of the peers against us, handed our predictor or bringing its own; then fewer bits."""
     handed = [name for name in PEERS if name in seconds and not name.endswith(PLAIN)]
     bringing = [name for name in PEERS if name in seconds and name.endswith(PLAIN)]
     pairs = [
         ("The best peer, handed our predictor, over ours", handed, OURS),
         ("The best peer with plain torch over ours", bringing, OURS),
         ("The best peer with plain torch over ours in bfloat16", bringing, BFLOAT16),
+        ("The best peer with plain torch over ours in int8", bringing, INT8),
         ("Ours in float32 over ours in bfloat16", [OURS], BFLOAT16),
+        ("Ours in float32 over ours in int8", [OURS], INT8),
         ("Ours with plain torch in float32 over ours in bfloat16", [f"{OURS}{PLAIN}"], BFLOAT16),
     ]
     lines = []
@@ -278,7 +283,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--no-memory", action="store_true", help="skip the fresh processes that measure memory"
     )
-    parser.add_argument("--no-bf16", action="store_true", help="skip the row with bfloat16 weights")
+    parser.add_argument("--no-fewer-bits", action="store_true", help="skip bfloat16 and int8")
     parser.add_argument("--out", type=Path, help="also write the tables to this Markdown file")
     parser.add_argument("--memory-of", nargs=2, metavar=("SIZE", "CONTESTANT"), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -292,7 +297,7 @@ def main() -> None:
         print(json.dumps(peak_above_base(SIZES[size_name], name)))
         return
     names = [name for name in CONTESTANTS if not (options.no_peers and name in PEERS)]
-    names = [name for name in names if not (options.no_bf16 and "bfloat16" in name)]
+    names = [name for name in names if not (options.no_fewer_bits and name in (BFLOAT16, INT8))]
     parts = [heading(options.threads, options.rounds)]
     for size_name in options.sizes:
         print(size_name, file=sys.stderr)

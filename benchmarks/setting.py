@@ -11,7 +11,9 @@ import torch
 from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.streaming import BoundSum
 from jepaplan.costs.terms import GoalDistance, mean_square
+from jepaplan.models.int8 import Int8Predictor
 from jepaplan.models.predictors import MLPPredictor, PredictorConfig, to_bfloat16
+from jepaplan.recipes.experiment import Precision
 
 ACTION_DIM = 2
 MAX_ACTION = 2.45  # in normalised units: a norm for us, a box for peers that have no other bound
@@ -34,14 +36,19 @@ class Size:
 class Setting:
     """One predictor, the latents to start from and the goals."""
 
-    def __init__(self, size: Size, dtype: torch.dtype = torch.float32) -> None:
+    predictor: torch.nn.Module
+
+    def __init__(self, size: Size, precision: Precision = "fp32") -> None:
         torch.manual_seed(0)
         config = PredictorConfig(hidden=size.hidden, layers=size.layers)
         self.size = size
         self.predictor = MLPPredictor(size.latent, ACTION_DIM, config).eval().requires_grad_(False)
-        if dtype == torch.bfloat16:
+        self.latent = torch.randn(size.problems, size.latent)
+        if precision == "bf16":
+            self.latent = self.latent.bfloat16()
             to_bfloat16(self.predictor)
-        self.latent = torch.randn(size.problems, size.latent).to(dtype)
+        elif precision == "int8":
+            self.predictor = Int8Predictor(self.predictor)
         self.goal = torch.randn(size.problems, size.latent)
 
     def flat_step(self, latent: torch.Tensor, action: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from jepaplan.cli import main
 from jepaplan.commands import console
 from jepaplan.commands.evaluate import PLANNERS, Options, changed, same_kind
 from jepaplan.evaluation.results import markdown_table, read_rows
+from jepaplan.models.int8 import products_are_right
 from jepaplan.planners.cem import CEM
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import GumbelHalving
@@ -71,6 +72,19 @@ def test_bfloat16_imagines_nearly_the_same(tiny_run):
         exact, rough = model.step(latent, action), twin.step(latent.bfloat16(), action)
     assert rough.dtype == torch.bfloat16
     assert 0 < float((exact - rough.float()).abs().max()) < 0.05
+
+
+@pytest.mark.skipif(not products_are_right(), reason="this processor has no exact 8-bit products")
+def test_int8_plans_and_planners_with_gradients_refuse_it(tiny_run, tmp_path, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    small = ["--episodes", "2", "--no-references", "--no-report", "--precision", "int8"]
+    assert main(["evaluate", str(run), *small]) == 0
+    assert "--precision int8" in read_rows(run / "results.json")[0].command
+    before = (run / "results.json").read_bytes()
+    capsys.readouterr()
+    assert main(["evaluate", str(run), *small, "--planner", "gradient"]) != 0
+    assert "integers have no gradients" in " ".join(capsys.readouterr().err.split())
+    assert (run / "results.json").read_bytes() == before
 
 
 def test_references_are_rows_too(tiny_run, tmp_path, capsys):

@@ -28,7 +28,7 @@ from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.shooting import RandomShooting
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import GumbelHalving
-from jepaplan.recipes.experiment import PlannerConfig
+from jepaplan.recipes.experiment import PlannerConfig, Precision
 from jepaplan.recipes.run import LoadedRun, find_recording, load_run
 from jepaplan.recipes.story import Storyteller
 from jepaplan.recipes.study import Study, StudyOptions, save_study, study, with_planner
@@ -83,8 +83,9 @@ class Options:
     as fit. Encoding comes on top; outcomes depend on the machine. For mppi, cem, icem and shooting."""
     cost: Literal["sum", "terminal", "minimum", "discounted"] | None = None
     """How the distance along the imagined path becomes a cost."""
-    precision: Literal["fp32", "bf16"] | None = None
-    """Of imagination while planning; without it, the recipe's."""
+    precision: Precision | None = None
+    """Of imagination while planning; without it, the recipe's. int8: the predictor's products are those of
+    8-bit integers, on a processor."""
     references: bool = True
     """Evaluate the four references as well."""
     report: bool = True

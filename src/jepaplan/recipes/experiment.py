@@ -160,6 +160,9 @@ StageConfig = (
 )
 
 
+Precision = Literal["fp32", "bf16", "int8"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class CostConfig:
     """What planning minimises."""
@@ -168,7 +171,8 @@ class CostConfig:
     discount: float = 0.95  # per step, for "discounted"
     effort: float = 0.0  # weight of the mean squared action
     value: str | None = None  # the stage whose value head counts the steps to go; None: the distance
-    precision: Literal["fp32", "bf16"] = "fp32"  # of imagination while planning; costs are summed in fp32
+    # Of imagination while planning; costs are summed in fp32. int8 is for MLP predictors on a processor.
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from jepaplan.data.episodes import Episodes
 from jepaplan.data.normalise import ActionNormaliser, PixelNormaliser, ProprioceptionNormaliser
 from jepaplan.interfaces import Distance, WorldModel
 from jepaplan.models.encoders import CompactConfig, CompactEncoder, ImpalaConfig, ImpalaEncoder
+from jepaplan.models.int8 import Int8Predictor
 from jepaplan.models.keypoint_encoder import KeypointConfig, KeypointEncoder
 from jepaplan.models.local_predictor import LocalPredictor, LocalPredictorConfig
 from jepaplan.models.predictors import MLPPredictor, PredictorConfig, to_bfloat16
@@ -214,6 +215,19 @@ def in_bfloat16(world_model: WorldModel) -> WorldModel:
     return twin
 
 
+def in_int8(world_model: WorldModel) -> WorldModel:
+    """A copy whose predictor multiplies 8-bit integers; encoding and units stay as they are."""
+    twin = copy.deepcopy(world_model)
+    assert isinstance(twin, LatentWorldModel)
+    if not isinstance(twin.predictor, MLPPredictor):
+        raise InputError(
+            f"8-bit products are written for an MLPPredictor, and this run has a "
+            f"{type(twin.predictor).__name__}; plan with --precision bf16 or fp32"
+        )
+    twin.predictor = Int8Predictor(twin.predictor)
+    return twin
+
+
 def in_time(planner: PlannerConfig, milliseconds: float | None) -> PlannerConfig | Deadline:
     """The planner, cut short after so many milliseconds of each search; None: it takes its time."""
     if milliseconds is None:
@@ -240,11 +254,13 @@ def build_controller(
     terms: dict[str, tuple[float, Term]] = {"distance to goal": (1.0, goal)}
     if cost.effort:
         terms["effort"] = (cost.effort, ActionEffort())
-    half = cost.precision == "bf16" and isinstance(world_model, LatentWorldModel)
+    # references imagine in true states, which are not rounded
+    precision = cost.precision if isinstance(world_model, LatentWorldModel) else "fp32"
+    rounded = {"fp32": lambda model: model, "bf16": in_bfloat16, "int8": in_int8}[precision]
     return RecedingHorizon(
-        world_model=in_bfloat16(world_model) if half else world_model,
+        world_model=rounded(world_model),
         planner=in_time(experiment.planner, milliseconds),
-        cost=WeightedSum(terms, dtype=torch.bfloat16 if half else None),
+        cost=WeightedSum(terms, dtype=torch.bfloat16 if precision == "bf16" else None),
         replan_every=control.replan_every,
         warm_start=control.warm_start,
         episode_steps=episode_steps if control.shrink else None,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from linear_quadratic import planar
 
-from jepaplan.planners.stepwise import gumbel
+from jepaplan.planners.stepwise import NodeActions, gumbel
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import PUCT, GumbelHalving
 from jepaplan.types import Expansion, InputError, Plan
@@ -27,6 +27,22 @@ def seeded(seed: int) -> torch.Generator:
 def blank(problems: int, horizon: int, components: int) -> Plan:
     mean = torch.zeros(problems, horizon, components, dtype=torch.float64)
     return Plan(mean=mean, std=torch.ones_like(mean))
+
+
+def test_noise_is_drawn_ahead_and_every_number_used_once():
+    """However many are asked for at a time, and whoever else is there."""
+    nothing = torch.zeros(3, 6, dtype=torch.long)
+    plan = blank(3, horizon=4, components=2)
+    source = NodeActions(plan, [seeded(0), seeded(1), seeded(2)], None, keep_nominal=False)
+    alone = NodeActions(Plan(plan.mean[1:2], plan.std[1:2]), [seeded(1)], None, keep_nominal=False)
+    counts = [6, 6, 2, 5, 6] * 20
+    taken = [source.taken(nothing[:, :count], nothing[:, :count], None) for count in counts]
+    drawn = torch.cat(taken, dim=1)
+    assert len(drawn.unique()) == drawn.numel() == 3 * sum(counts) * 2
+    assert abs(float(drawn.mean())) < 0.1
+    assert abs(float(drawn.std()) - 1) < 0.1
+    own = [alone.taken(nothing[:1, :count], nothing[:1, :count], None) for count in counts]
+    assert torch.equal(torch.cat(own, dim=1)[0], drawn[1])
 
 
 class Bandit:

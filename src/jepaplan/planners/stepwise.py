@@ -24,6 +24,9 @@ from jepaplan.planners.proposals import Randomness, deal, fill_normal
 from jepaplan.types import Expansion, InputError, Plan
 
 
+_AHEAD = 16  # times as much noise as is asked for
+
+
 def as_stepwise(cost: SequenceCost | StepwiseCost, planner: str) -> StepwiseCost:
     """The cost, if it can be asked one step at a time."""
     if isinstance(cost, StepwiseCost):
@@ -194,15 +197,28 @@ class NodeActions:
         """
         if numbers is None:
             mean, std = take(self._plan, depth.clamp(max=self._plan.shape[1] - 1)).chunk(2, dim=-1)
-            noise = standard_normal(mean, self.generator)
+            noise = self._noise(depth.shape[1])
             if self.keep_nominal:
-                noise *= (slots > 0)[:, :, None]
+                noise = noise * (slots > 0)[:, :, None]
             chunks = torch.addcmul(mean, std, noise)[:, :, None]
         else:
             chunks = self._recorded(numbers)
             if self.keep_nominal:
                 chunks = torch.where((slots == 0)[:, :, None, None], self._nominal(depth), chunks)
         return chunks if self.bounds is None else self.bounds.project(chunks)
+
+    def _noise(self, count: int) -> Float[Tensor, "B N A"]:
+        """Normal numbers that nobody had, drawn ahead: asking a generator takes longer than its few numbers."""
+        spare = self._spare[0]
+        if spare.shape[1] < count:
+            fresh = spare.new_empty(len(spare), _AHEAD * count, spare.shape[2])
+            spare = torch.cat([spare, deal(fresh, self.generator, fill_normal)], dim=1)
+        self._spare[0] = spare[:, count:]
+        return spare[:, :count]
+
+    @cached_property
+    def _spare(self) -> list[Float[Tensor, "B n A"]]:
+        return [self.start.mean[:, :0]]
 
     @cached_property
     def _plan(self) -> Float[Tensor, "B H AA"]:

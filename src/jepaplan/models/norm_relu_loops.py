@@ -28,27 +28,6 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
-def _row(
-    row: Float[np.ndarray, " D"],
-    weight: Float[np.ndarray, " D"],
-    bias: Float[np.ndarray, " D"],
-    epsilon: float,
-) -> None:
-    width, zero = len(row), np.float32(0)
-    total = zero
-    for place in range(width):
-        total += row[place]
-    mean = total / np.float32(width)
-    total = zero
-    for place in range(width):
-        total += (row[place] - mean) * (row[place] - mean)
-    scale = np.float32(1 / math.sqrt(total / np.float32(width) + epsilon))
-    for place in range(width):
-        value = (row[place] - mean) * scale * weight[place] + bias[place]
-        row[place] = max(value, zero)
-
-
-@_compiled
 def norm_relu_float32(
     rows: Float[np.ndarray, "B D"],
     weight: Float[np.ndarray, " D"],
@@ -56,8 +35,17 @@ def norm_relu_float32(
     epsilon: float,
 ) -> None:
     """In place."""
-    for number in range(len(rows)):
-        _row(rows[number], weight, bias, epsilon)
+    width, zero = rows.shape[1], np.float32(0)
+    for number in range(len(rows)):  # of `for row in rows` numba does not know that rows lie without gaps
+        row, total = rows[number], zero
+        for place in range(width):
+            total += row[place]
+        mean, total = total / np.float32(width), zero
+        for place in range(width):
+            total += (row[place] - mean) * (row[place] - mean)
+        scale = np.float32(1 / math.sqrt(total / np.float32(width) + epsilon))
+        for place in range(width):
+            row[place] = max((row[place] - mean) * scale * weight[place] + bias[place], zero)
 
 
 @_compiled
@@ -68,12 +56,18 @@ def norm_relu_bfloat16(
     epsilon: float,
 ) -> None:
     """In place, bit for bit the upper halves of float32; what is written back is rounded to the nearest."""
-    bits = np.empty(rows.shape[1], np.uint32)
+    width, zero = rows.shape[1], np.float32(0)
+    bits = np.empty(width, np.uint32)
     values = bits.view(np.float32)
-    for number in range(len(rows)):  # of `for row in rows` numba does not know that rows lie without gaps
-        row = rows[number]
-        for place in range(len(row)):
+    for number in range(len(rows)):
+        row, total = rows[number], zero
+        for place in range(width):
             bits[place] = np.uint32(row[place]) << _BITS
-        _row(values, weight, bias, epsilon)
-        for place in range(len(row)):
+            total += values[place]
+        mean, total = total / np.float32(width), zero
+        for place in range(width):
+            total += (values[place] - mean) * (values[place] - mean)
+        scale = np.float32(1 / math.sqrt(total / np.float32(width) + epsilon))
+        for place in range(width):
+            values[place] = max((values[place] - mean) * scale * weight[place] + bias[place], zero)
             row[place] = np.uint16((bits[place] + _HALF + ((bits[place] >> _BITS) & _ONE)) >> _BITS)

@@ -77,7 +77,7 @@ def test_bfloat16_imagines_nearly_the_same(tiny_run):
 @pytest.mark.skipif(not products_are_right(), reason="this processor has no exact 8-bit products")
 def test_int8_plans_and_planners_with_gradients_refuse_it(tiny_run, tmp_path, capsys):
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    small = ["--episodes", "2", "--no-references", "--no-report", "--precision", "int8"]
+    small = ["--episodes", "2", "--no-references", "--no-report", "--precision", "int8", "--device", "cpu"]
     assert main(["evaluate", str(run), *small]) == 0
     assert "--precision int8" in read_rows(run / "results.json")[0].command
     before = (run / "results.json").read_bytes()

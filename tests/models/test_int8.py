@@ -18,7 +18,7 @@ from jepaplan.models.world_model import LatentWorldModel
 from jepaplan.recipes.system import in_int8
 from jepaplan.types import InputError
 
-pytestmark = pytest.mark.skipif(not products_are_right(), reason="this processor has no exact 8-bit products")
+multiplies = pytest.mark.skipif(not products_are_right(), reason="this processor has no exact 8-bit products")
 
 
 def trained(width: int = 24, actions: int = 2, seed: int = 0, **shape: object) -> MLPPredictor:
@@ -67,6 +67,7 @@ SHAPES = {
 }
 
 
+@multiplies
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.no_grad()
 def test_it_is_what_rounding_by_row_and_by_output_gives(shape: str):
@@ -80,6 +81,7 @@ def test_it_is_what_rounding_by_row_and_by_output_gives(shape: str):
     assert float(off.max()) < 0.02 * float(wanted.std())
 
 
+@multiplies
 @given(
     width=st.integers(1, 70),
     actions=st.integers(1, 5),
@@ -100,15 +102,16 @@ def test_it_is_near_and_every_row_is_its_own(
     latent, action = scale * torch.randn(rows, width), torch.randn(rows, actions)
     found, wanted = rough(latent, action), exact(latent, action)
     assert found.dtype == torch.float32
-    if hidden >= 16:  # few units have few roundings to even out
+    if hidden >= 16 and rows * width >= 16:  # few numbers have few roundings to even out
         size = (wanted - latent if residual else wanted).square().mean().sqrt()
         assert float((found - wanted).square().mean().sqrt()) < 0.1 * float(size)
     row = rows // 2
     assert torch.equal(rough(latent[row : row + 1], action[row : row + 1])[0], found[row])
 
 
+@multiplies
 @torch.no_grad()
-def test_a_trained_width_is_off_by_about_a_percent():
+def test_a_usual_width_is_off_by_about_a_percent():
     exact = trained(128, hidden=256, residual=True)
     latent, action = torch.randn(500, 128), torch.randn(500, 2)
     wanted = exact(latent, action)
@@ -116,6 +119,7 @@ def test_a_trained_width_is_off_by_about_a_percent():
     assert 0.001 < float(off) < 0.02
 
 
+@multiplies
 @torch.no_grad()
 def test_what_never_changes_never_changes():
     exact = trained(residual=True, held=10)
@@ -125,29 +129,35 @@ def test_what_never_changes_never_changes():
     assert not torch.isclose(found[:, 10:], latent[:, 10:]).any()
 
 
+@multiplies
 @torch.no_grad()
 def test_nothing_is_divided_by_nothing():
     """Rows of zeros, outputs without weights, and units that all sleep."""
-    exact = trained(norm=False)
-    exact.hidden[0].weight[3] = 0
-    exact.first.bias.fill_(-100)
-    exact.first.weight.zero_()
-    rough = Int8Predictor(exact)
+    awake, asleep = trained(norm=False), trained(norm=False)
+    awake.hidden[0].weight[3] = 0
+    asleep.first.bias.fill_(-100)
+    asleep.first.weight.zero_()
     latent, action = torch.zeros(4, 24), torch.zeros(4, 2)
-    torch.testing.assert_close(rough(latent, action), exact(latent, action), atol=2e-3, rtol=0)
-    assert rough(latent[:0], action[:0]).shape == (0, 24)
+    latent[2:], action[2:] = torch.randn(2, 24), torch.randn(2, 2)
+    for exact in (awake, asleep):
+        found, wanted = Int8Predictor(exact)(latent, action), exact(latent, action)
+        torch.testing.assert_close(found, wanted, atol=0.02 * float(wanted.std()), rtol=0)
+    assert Int8Predictor(awake)(latent[:0], action[:0]).shape == (0, 24)
 
 
+@multiplies
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("norm", [True, False])
 @torch.no_grad()
 def test_what_is_no_number_stays_none_in_its_row(number: float, norm: bool):
+    """What a processor divides by zero has a sign; written down it has none."""
     rough = Int8Predictor(trained(norm=norm))
     latent, action = torch.randn(6, 24), torch.randn(6, 2)
     calm = rough(latent, action)
-    latent[1, 5], action[4, 0] = number, torch.nan
+    latent[1, 5], action[4, 0] = number, number
+    action[5] = torch.zeros(2) / torch.zeros(2)
     found = rough(latent, action)
-    spoiled = torch.tensor([1, 4])
+    spoiled = torch.tensor([1, 4, 5])
     assert found[spoiled].isnan().all()
     calm[spoiled] = found[spoiled]
     assert torch.equal(found.nan_to_num(), calm.nan_to_num())
@@ -161,18 +171,42 @@ def test_weights_are_the_nearest_and_use_all_levels():
     assert (off <= 0.501 * found.scale[:, None]).all()
 
 
+@multiplies
 def test_it_can_be_copied_and_sent():
     rough, latent, action = Int8Predictor(trained()), torch.randn(3, 24), torch.randn(3, 2)
     for twin in (copy.deepcopy(rough), pickle.loads(pickle.dumps(rough))):
         assert torch.equal(twin(latent, action), rough(latent, action))
 
 
+@multiplies
 def test_gradients_are_refused_and_not_wrong():
     rough = Int8Predictor(trained())
     with pytest.raises(InputError, match=r"no gradients.* --precision bf16 or fp32"):
         rough(torch.randn(3, 24), torch.randn(3, 2, requires_grad=True))
+    with pytest.raises(InputError, match=r"under vmap"):
+        torch.vmap(rough)(torch.randn(3, 4, 24), torch.randn(3, 4, 2))
 
 
+@multiplies
+@torch.no_grad()
+def test_other_dtypes_come_back_as_they_were():
+    rough, latent, action = Int8Predictor(trained()), torch.randn(3, 24), torch.randn(3, 2)
+    for dtype in (torch.float64, torch.bfloat16):
+        found = rough(latent.to(dtype), action)
+        assert found.dtype == dtype
+        assert torch.equal(found, rough(latent.to(dtype).float(), action).to(dtype))
+
+
+@pytest.fixture
+def exact_products(monkeypatch):
+    """As if this processor had them; what is found out about others is forgotten afterwards."""
+    monkeypatch.setattr(module, "_product", lambda rows, weight: (rows.long() @ weight.long()).int())
+    products_are_right.cache_clear()
+    yield
+    products_are_right.cache_clear()
+
+
+@pytest.mark.usefixtures("exact_products")
 def test_what_it_is_not_written_for_is_named():
     with pytest.raises(InputError, match=r"written for predictors with relu; this one has gelu"):
         Int8Predictor(trained(activation="gelu"))
@@ -180,27 +214,27 @@ def test_what_it_is_not_written_for_is_named():
     broken.last.weight[0, 0] = torch.nan
     with pytest.raises(InputError, match=r"predictor's last.weight holds numbers"):
         Int8Predictor(broken)
-    with pytest.raises(InputError, match=r"made on a processor; on meta"):
+    with pytest.raises(InputError, match=r"predictor is on meta; take --device cpu, or plan with"):
         Int8Predictor(trained(seed=1).to("meta"))
 
 
+@pytest.mark.usefixtures("exact_products")
 def test_a_machine_with_wrong_sums_is_told_apart(monkeypatch):
     def saturating(rows: Tensor, weight: Tensor) -> Tensor:
-        return torch.ops.aten._int_mm(rows, weight).clamp(max=2**15 * 100)
+        return (rows.long() @ weight.long()).clamp(max=2**15 * 100).int()
 
     def missing(rows: Tensor, weight: Tensor) -> Tensor:
         raise RuntimeError("not compiled in")
 
+    assert products_are_right()
     for product in (saturating, missing):
         monkeypatch.setattr(module, "_product", product)
         products_are_right.cache_clear()
         with pytest.raises(InputError, match=r"no exact products of 8-bit integers; plan with"):
             Int8Predictor(trained())
-    monkeypatch.undo()
-    products_are_right.cache_clear()
-    assert products_are_right()
 
 
+@multiplies
 def test_only_a_predictor_that_is_one_network_is_rounded():
     encoder = CompactEncoder(CompactConfig(image_size=16, latent_width=24, channels=(4, 4)))
     pixels = PixelNormaliser(torch.tensor([0.1, 0.2]), torch.tensor([0.5, 0.4]), (2, 16, 16))
@@ -213,6 +247,7 @@ def test_only_a_predictor_that_is_one_network_is_rounded():
         in_int8(made)
 
 
+@multiplies
 @pytest.mark.parametrize("inputs", [1, 2, 3, 7, 64])
 @pytest.mark.parametrize("outputs", [1, 2, 9, 64])
 def test_products_are_exact_at_every_width(inputs: int, outputs: int):

@@ -48,6 +48,17 @@ def test_a_distance_without_parameters_cannot_learn_alone():
 
 
 @pytest.mark.parametrize(
+    ("recipe", "named"), [("wall_big_ways", "LocalPredictorConfig"), ("wall_big_value_euclidean", "gelu")]
+)
+def test_integers_are_refused_before_anything_is_trained(recipe, named):
+    made = find_recipe(recipe)
+    if named == "gelu":
+        made = replace(made, predictor=replace(made.predictor, activation="gelu"))
+    with pytest.raises(InputError, match=rf"one network with relu; this one is .*{named}.*--cost.precision"):
+        replace(made, cost=replace(made.cost, precision="int8"))
+
+
+@pytest.mark.parametrize(
     "asked, meant", [("WallBgi", "WallBig"), ("wallsmall", "WallSmall"), ("maze", "Maze")]
 )
 def test_unknown_worlds_suggest_the_nearest(asked, meant):

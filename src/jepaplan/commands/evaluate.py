@@ -85,7 +85,7 @@ class Options:
     """How the distance along the imagined path becomes a cost."""
     precision: Precision | None = None
     """Of imagination while planning; without it, the recipe's. int8: the predictor's products are those of
-    8-bit integers, on a processor."""
+    8-bit integers, with --device cpu on processors that have instructions for them (VNNI)."""
     references: bool = True
     """Evaluate the four references as well."""
     report: bool = True

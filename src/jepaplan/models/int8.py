@@ -2,19 +2,19 @@
 
     weights        W is about s_o q, one scale for each output o, q from -127 to 127
     rows           x is about s_x q, one scale for each row, found as the row comes
-    W x            about s_o s_x (sum of q q), summed exactly in 32 bits
+    W x            about s_o s_x (sum of q q), summed in 32-bit integers, exactly
     between        bias, LayerNorm, ReLU and the next rounding in float32, one compiled pass (`int8_loops`)
     actions        in float32, with their weights: a few columns, and they are what plans differ by
     change         a predictor with `residual` rounds only what it adds; the latent itself stays as it is
 
 Scales by row keep problems apart: what one row gives depends on no other, and as integers are summed exactly,
-not even on how many there are. Rounding by row and by output is that of Yao et al., "ZeroQuant",
-arXiv:2206.01861; weights need no data to be rounded, and nothing is trained again. What it gives and what it
-costs is in benchmarks/results (`benchmarks/planning.py`, `benchmarks/precision.py`).
+not even on how many there are. Scales by row and by output are the vector-wise quantisation of Dettmers et
+al., "LLM.int8()", arXiv:2208.07339; weights need no data to be rounded, and nothing is trained again. What it
+gives and what it costs is in benchmarks/results (`benchmarks/planning.py`, `benchmarks/precision.py`).
 
 torch reaches the product through an operator without a public name. It is tried once, on numbers known by
-heart, since processors without instructions for it may saturate where sums are large. The loops run on one
-core: with many threads bfloat16 may be faster.
+heart, since processors without instructions for it (VNNI) saturate. The loops run on one core: with many
+threads bfloat16 may be faster.
 """
 
 import functools
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int8, Int32
 from torch import Tensor, nn
 
+from jepaplan.models.affine import others_choose
 from jepaplan.models.predictors import MLPPredictor
 from jepaplan.types import InputError
 
@@ -64,7 +65,10 @@ class Int8Predictor(nn.Module):
         refuse_where_products_are_wrong()
         for name, weight in trained.named_parameters():
             if weight.device.type != "cpu":
-                raise InputError(f"8-bit products are made on a processor; on {weight.device} {_INSTEAD}")
+                raise InputError(
+                    f"8-bit products are made on a processor, and this predictor is on {weight.device}; take "
+                    f"--device cpu, or {_INSTEAD}"
+                )
             if not bool(weight.isfinite().all()):
                 raise InputError(
                     f"the predictor's {name} holds numbers that are infinite or none; no plan can be made "
@@ -73,12 +77,17 @@ class Int8Predictor(nn.Module):
         self.config, self.action_dim = trained.config, trained.action_dim
         self.latent_width = trained.latent_width
         self._layers = _Layers(trained)
+        # the loops are compiled, or fetched, before anybody takes the time of a search
+        self(torch.zeros(1, self.latent_width), torch.zeros(1, self.action_dim))
 
     def forward(self, latent: Float[Tensor, "B D"], action: Float[Tensor, "B A"]) -> Float[Tensor, "B D"]:
-        """The latent one model step later."""
+        """The latent one model step later, computed in float32 and given in the latent's dtype."""
+        if others_choose():
+            raise InputError(f"integers cannot be had under vmap, autocast or a compiler; {_INSTEAD}")
         if torch.is_grad_enabled() and (latent.requires_grad or action.requires_grad):
             raise InputError(f"integers have no gradients, which this planner follows: {_INSTEAD}")
-        return self._layers(latent.detach().float().contiguous(), action.detach().float().contiguous())
+        found = self._layers(latent.detach().float().contiguous(), action.detach().float().contiguous())
+        return found.to(latent.dtype)
 
 
 class _Layers:
@@ -117,6 +126,7 @@ class _Layers:
     def __call__(self, latent: Float[Tensor, "B D"], action: Float[Tensor, "B A"]) -> Float[Tensor, "B D"]:
         from jepaplan.models.int8_loops import (
             Rows,
+            Sums,
             hidden_to_integers,
             latents_to_integers,
             to_latents,
@@ -135,14 +145,14 @@ class _Layers:
         given, of_action = action.numpy(), self.of_action
         *inner, last = zip(self.weights, self.layers, strict=True)
         for (weight, layer), norm in zip(inner, self.norms, strict=True):
-            product, scale = _product(numbers, weight).numpy(), rows.scale
-            numbers, rows = empty(product.shape[1])
-            hidden_to_integers(product, scale, layer, given, of_action, norm, rows)
+            sums = Sums(_product(numbers, weight).numpy(), rows.scale)
+            numbers, rows = empty(sums.numbers.shape[1])
+            hidden_to_integers(sums, layer, given, of_action, norm, rows)
             given, of_action = given[:, :0], of_action[:0]
         answer = torch.empty_like(latent)
         weight, layer = last
-        product = _product(numbers, weight).numpy()
-        to_latents(product, rows.scale, layer, latent.numpy(), self.residual, answer.numpy())
+        sums = Sums(_product(numbers, weight).numpy(), rows.scale)
+        to_latents(sums, layer, latent.numpy(), self.residual, answer.numpy())
         return answer
 
 
@@ -162,7 +172,9 @@ def _product(rows: Int8[Tensor, "B I"], weight: Int8[Tensor, "I O"]) -> Int32[Te
 
 @functools.cache
 def products_are_right() -> bool:
-    """Whether this torch multiplies 8-bit integers, and this processor without cutting sums off."""
+    """Whether this torch multiplies 8-bit integers by oneDNN, and this processor without cutting sums off."""
+    if not torch.backends.mkldnn.is_available():
+        return False  # torch's own loop is exact, and slower than float32
     extremes = torch.tensor([[_MIDDLE] * 512, [-_MIDDLE] * 512, [_MIDDLE, -_MIDDLE] * 256], dtype=torch.int8)
     rows = extremes.repeat(11, 1)
     try:

@@ -9,9 +9,9 @@
 
 Floats are told apart and rounded by their bits, which is what makes these loops fast: bits of floats that are
 not negative are ordered as the floats are, with infinity and then what is no number at the end, and a float
-plus 1.5 * 2^23 ends in the bits of the nearest integer. A row with a number that is none, or infinite, gets
-the scale NaN, and with it all that follows. numba keeps the result beside this file and looks for changes in
-this file alone.
+plus 1.5 * 2^23 ends in the bits of the nearest integer. A row with a number that is none, or infinite, or
+whose squares add up to infinity, gets the scale NaN, and with it all that follows. numba keeps the result
+beside this file and looks for changes in this file alone.
 """
 
 import inspect
@@ -35,6 +35,13 @@ class Rows(NamedTuple):
     """Rows of 8-bit integers, and what a one of them is worth in each row."""
 
     numbers: Int8[np.ndarray, "B I"]
+    scale: Float[np.ndarray, " B"]
+
+
+class Sums(NamedTuple):
+    """Products of rows and weights, and the scale of those rows."""
+
+    numbers: Int32[np.ndarray, "B O"]
     scale: Float[np.ndarray, " B"]
 
 
@@ -84,29 +91,30 @@ def latents_to_integers(latents: Float[np.ndarray, "B D"], rows: Rows) -> None:
 
 @_compiled
 def hidden_to_integers(
-    product: Int32[np.ndarray, "B O"],
-    scale: Float[np.ndarray, " B"],
+    sums: Sums,
     layer: Layer,
     action: Float[np.ndarray, "B A"],
     of_action: Float[np.ndarray, "A O"],
     norm: Norm,
     rows: Rows,
 ) -> None:
-    """Fill `rows`. `scale` is that of the rows multiplied; `action` has no columns but in the first layer.
+    """Fill `rows`; `action` has no columns but in the first layer.
 
-    What is normed has a mean of zero already: `Int8Predictor` takes it out of the weights.
+    What is normed has a mean of zero already, up to the rounding of the weights, out of which `Int8Predictor`
+    takes it.
     """
-    width = product.shape[1]
+    width = sums.numbers.shape[1]
     values = np.empty(width, np.float32)
     bits = values.view(np.int32)
-    for number in range(len(product)):
-        squares = _read(product[number], scale[number], layer, values)
+    for number in range(len(sums.numbers)):
+        squares = _read(sums.numbers[number], sums.scale[number], layer, values)
         for index in range(action.shape[1]):
             amount, squares = action[number, index], _ZERO
             for place in range(width):
                 values[place] += amount * of_action[index, place]
                 squares += values[place] * values[place]
-        largest = np.int32(0)
+        # what is no number may have a sign, and what is infinite may be below zero: a ReLU would lose both
+        largest = np.int32(0) if squares < np.float32(math.inf) else _INFINITE
         if norm.active:
             stretch = np.float32(1 / math.sqrt(squares / np.float32(width) + norm.epsilon))
             for place in range(width):
@@ -121,20 +129,19 @@ def hidden_to_integers(
 
 @_compiled
 def to_latents(
-    product: Int32[np.ndarray, "B O"],
-    scale: Float[np.ndarray, " B"],
+    sums: Sums,
     layer: Layer,
     before: Float[np.ndarray, "B D"],
     residual: bool,
     latents: Float[np.ndarray, "B D"],
 ) -> None:
     """Fill `latents`: the last O numbers are new or have moved, those in front stay."""
-    held = before.shape[1] - product.shape[1]
-    for number in range(len(product)):
+    held = before.shape[1] - sums.numbers.shape[1]
+    for number in range(len(sums.numbers)):
         for place in range(held):
             latents[number, place] = before[number, place]
         old, new = before[number, held:], latents[number, held:]
-        _read(product[number], scale[number], layer, new)
+        _read(sums.numbers[number], sums.scale[number], layer, new)
         if residual:
             for place in range(len(new)):
                 new[place] += old[place]

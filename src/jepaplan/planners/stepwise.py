@@ -23,7 +23,6 @@ from jepaplan.interfaces import Bounds, SequenceCost, StepwiseCost
 from jepaplan.planners.proposals import Randomness, deal, fill_normal
 from jepaplan.types import Expansion, InputError, Plan
 
-
 _AHEAD = 16  # times as much noise as is asked for
 
 
@@ -208,7 +207,7 @@ class NodeActions:
         return chunks if self.bounds is None else self.bounds.project(chunks)
 
     def _noise(self, count: int) -> Float[Tensor, "B N A"]:
-        """Normal numbers that nobody had, drawn ahead: asking a generator takes longer than its few numbers."""
+        """Normal numbers that nobody had, drawn ahead: to ask a generator takes longer than a few numbers."""
         spare = self._spare[0]
         if spare.shape[1] < count:
             fresh = spare.new_empty(len(spare), _AHEAD * count, spare.shape[2])
@@ -218,6 +217,7 @@ class NodeActions:
 
     @cached_property
     def _spare(self) -> list[Float[Tensor, "B n A"]]:
+        """As much a state as the generator's own: what was drawn and has not been used."""
         return [self.start.mean[:, :0]]
 
     @cached_property

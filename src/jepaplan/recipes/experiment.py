@@ -216,6 +216,8 @@ class Experiment:
             _refuse_nothing_to_learn(stage, self.distance)
         if self.distance.kind == "imagined_ways":
             _refuse_unbelieved_ways(self.predictor, self.stages)
+        if self.cost.precision == "int8":
+            _refuse_other_than_relu(self.predictor)
 
     @property
     def learns_value(self) -> bool:
@@ -237,6 +239,14 @@ def _refuse_other_seed(stage: StageConfig, number: int, seed: int) -> None:
             f"stage {stage.name!r} asks for seed {stage.fit.seed}, the experiment for {seed}; one seed "
             f"decides the whole experiment. Write --seed {stage.fit.seed} and leave "
             f"--stages.{number}.fit.seed out"
+        )
+
+
+def _refuse_other_than_relu(predictor: PredictorConfig | LocalPredictorConfig) -> None:
+    if not isinstance(predictor, PredictorConfig) or predictor.activation != "relu":
+        raise InputError(
+            "cost.precision='int8' is written for predictors that are one network with relu; this one is "
+            f"{predictor}. Write --cost.precision bf16 or fp32"
         )
 
 

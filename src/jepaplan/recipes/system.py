@@ -254,7 +254,7 @@ def build_controller(
     terms: dict[str, tuple[float, Term]] = {"distance to goal": (1.0, goal)}
     if cost.effort:
         terms["effort"] = (cost.effort, ActionEffort())
-    # references imagine in true states, which are not rounded
+    # others, such as references, which imagine in true states, are left as they are
     precision = cost.precision if isinstance(world_model, LatentWorldModel) else "fp32"
     rounded = {"fp32": lambda model: model, "bf16": in_bfloat16, "int8": in_int8}[precision]
     return RecedingHorizon(

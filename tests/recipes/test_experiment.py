@@ -54,7 +54,7 @@ def test_integers_are_refused_before_anything_is_trained(recipe, named):
     made = find_recipe(recipe)
     if named == "gelu":
         made = replace(made, predictor=replace(made.predictor, activation="gelu"))
-    with pytest.raises(InputError, match=rf"one network with relu; this one is .*{named}.*--cost.precision"):
+    with pytest.raises(InputError, match=rf"one network with relu; this one is .*{named}.*Take bf16 or fp32"):
         replace(made, cost=replace(made.cost, precision="int8"))
 
 

@@ -74,11 +74,10 @@ class Int8Predictor(nn.Module):
                     f"the predictor's {name} holds numbers that are infinite or none; no plan can be made "
                     "with them, so train again with a lower learning rate"
                 )
-        self.config, self.action_dim = trained.config, trained.action_dim
-        self.latent_width = trained.latent_width
+        self.action_dim = trained.action_dim
         self._layers = _Layers(trained)
         # the loops are compiled, or fetched, before anybody takes the time of a search
-        self(torch.zeros(1, self.latent_width), torch.zeros(1, self.action_dim))
+        self(torch.zeros(1, trained.latent_width), torch.zeros(1, trained.action_dim))
 
     def forward(self, latent: Float[Tensor, "B D"], action: Float[Tensor, "B A"]) -> Float[Tensor, "B D"]:
         """The latent one model step later, computed in float32 and given in the latent's dtype."""

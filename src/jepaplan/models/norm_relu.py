@@ -4,9 +4,10 @@ Between the products of a small network on a processor, torch's LayerNorm is the
 more often than it must, most of all in bfloat16, and the activation is one more pass. Without gradients both
 are one compiled loop here (`norm_relu_loops`). 4,096 rows of width 256 on one core of an AMD EPYC with
 AVX-512, torch's two passes against this one: 0.6 ms and 0.24 in float32, 0.8 to 0.9 and 0.36 in bfloat16 (a
-pilot; what a replan takes is in benchmarks/results). The loop runs on one core, so with more than two
-threads, with gradients, under autocast, compilers and vmap, in other dtypes and on other devices torch's own
-are taken. Sums are taken in another order: results differ in the last digits.
+pilot, before the bfloat16 loop lost two passes; what a replan takes is in benchmarks/results). The loop runs
+on one core, so with more than two threads, with gradients, under autocast, compilers and vmap, in other
+dtypes and on other devices torch's own are taken. Sums are taken in another order: results differ in the last
+digits.
 """
 
 import torch

@@ -246,7 +246,7 @@ def _refuse_other_than_relu(predictor: PredictorConfig | LocalPredictorConfig) -
     if not isinstance(predictor, PredictorConfig) or predictor.activation != "relu":
         raise InputError(
             "cost.precision='int8' is written for predictors that are one network with relu; this one is "
-            f"{predictor}. Write --cost.precision bf16 or fp32"
+            f"{predictor}. Take bf16 or fp32 (--cost.precision to train, --precision to evaluate)"
         )
 
 

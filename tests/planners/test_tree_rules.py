@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from jepaplan.planners.stepwise import gumbel
 from jepaplan.planners.tree_loops import (
+    Scale,
     Tables,
-    Turn,
     choose_at_gumbel_root,
     choose_gumbel,
     choose_puct,
@@ -42,34 +42,28 @@ def test_halving_spends_exactly_what_it_has_and_ends_between_two(
     assert phases[0][1] >= running[0]
 
 
-def node_of(
-    visits: list[float], worth: list[float], own: float = 0.5, logits: list[float] | None = None
-) -> Tables:
+def node_of(visits: list[float], worth: list[float], logits: list[float] | None = None) -> Tables:
     """One node with room for more below each edge; costs of 0 and 1 are worth 1 and 0."""
     count, cost = np.array([visits]), 1 - np.array([worth])
     edges = np.zeros(count.shape, edge_of(np.float64))
     edges["visits"], edges["total"], edges["room"] = count, count * cost, 1
     edges["least"] = np.where(count > 0, cost, 0.0)
-    return Tables(edges, np.array([1 - own]), np.array([logits or [0.0] * len(visits)]))
+    return Tables(edges, np.array([logits or [0.0] * len(visits)]))
 
 
-def turn_of(tables: Tables, allowed: int) -> Turn:
-    """So many edges are allowed after any number of visits."""
-    shape, visits = tables.edges.shape, int(tables.edges["visits"].sum()) + 1
-    return Turn(np.ones(shape, bool), np.zeros(shape), np.full(visits + 1, allowed), np.ones(1), np.ones(1))
-
-
-def chosen_by(rule: PUCT | GumbelHalving, tables: Tables, allowed: int, *, least: bool = False) -> int:
-    """What the rule takes at a node below the root, itself visited once more than its edges."""
-    visits = tables.edges["visits"][0]
-    total, span = visits.sum() + 1, int(visits.nonzero()[0].max()) + 1
-    choice = rule.choice(least=least, alike=not tables.logits.any(), simulations=int(total))
-    situation = (tables, 0, total, turn_of(tables, allowed), 0, choice, span)
-    return (
-        choose_puct(*situation)
-        if isinstance(rule, PUCT)
-        else choose_gumbel(*situation, np.empty(len(visits)))
-    )
+def chosen_by(
+    rule: PUCT | GumbelHalving, tables: Tables, allowed: int, *, least: bool = False, own: float = 0.5
+) -> int:
+    """What the rule takes at a node below the root, worth `own`, visited once more than its edges."""
+    visits = tables.edges["visits"][0].clip(0)
+    total, span = int(visits.sum()) + 1, int(visits.nonzero()[0].max()) + 1
+    choice, scale = rule.choice(least=least, alike=not tables.logits.any()), Scale(1.0, 1.0)
+    # nobody has written to edges that nobody took, so nothing that lies there may matter
+    for name in tables.edges.dtype.names:
+        tables.edges[name][0, span:] = -7
+    if isinstance(rule, PUCT):
+        return choose_puct(*tables, 0, span, allowed, rule.rates(total)[total], scale, choice)
+    return choose_gumbel(*tables, 0, span, allowed, 1 - own, scale, choice, np.empty(len(visits)))
 
 
 @pytest.mark.parametrize("least", [False, True])
@@ -105,7 +99,7 @@ def test_the_rule_below_a_gumbel_root_equals_the_published_one(logits: list[floa
     completed = [0.8, (own + 5 * average) / 6, 0.3]
     raised = [math.exp(logit + (50 + 4) * 0.1 * q) for logit, q in zip(logits, completed, strict=True)]
     behind = [weight / sum(raised) - count / 6 for weight, count in zip(raised, visits, strict=True)]
-    chosen = chosen_by(GumbelHalving(), node_of(visits, worth, own, logits), 3)
+    chosen = chosen_by(GumbelHalving(), node_of(visits, worth, logits), 3, own=own)
     assert chosen == max(range(3), key=behind.__getitem__)
 
 
@@ -118,12 +112,12 @@ def test_a_gumbel_policy_of_thousands_of_visits_is_still_one():
 def test_a_gumbel_root_takes_turns_among_those_considered():
     node = node_of([2.0, 1.0, 1.0, 0.0], [1.0, 0.3, 0.6, 0.0])
     rule = GumbelHalving()
-    turn = turn_of(node, 4)
-    choice = rule.choice(least=False, alike=True, simulations=4)
-    assert choose_at_gumbel_root(node, 0, turn, 0, choice) == 3
-    turn.considered[0, 3] = False
-    assert choose_at_gumbel_root(node, 0, turn, 0, choice) == 2
-    turn.noise[0, 1] = 100.0
-    assert choose_at_gumbel_root(node, 0, turn, 0, choice) == 1
+    considered, noise = np.ones((1, 4), bool), np.zeros((1, 4))
+    situation = (*node, 0, considered, noise, 0, Scale(1.0, 1.0), rule.choice(least=False, alike=True))
+    assert choose_at_gumbel_root(*situation) == 3
+    considered[0, 3] = False
+    assert choose_at_gumbel_root(*situation) == 2
+    noise[0, 1] = 100.0
+    assert choose_at_gumbel_root(*situation) == 1
     node.edges["room"][0, 1:] = 0
-    assert choose_at_gumbel_root(node, 0, turn, 0, choice) == 0
+    assert choose_at_gumbel_root(*situation) == 0

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepaplan.planners.stepwise import Hand
-from jepaplan.planners.tree_loops import Paths, Turn, edge_of
+from jepaplan.planners.tree_loops import Paths, Turn, begin, edge_of
 from jepaplan.planners.tree_rules import PUCT, GumbelHalving
 from jepaplan.planners.tree_statistics import Found, Memory, Tree, best_paths, root_edges
 
@@ -25,10 +25,10 @@ def grown(values: list[tuple[int, int, float]], branches: int = 2, horizon: int 
     return tree
 
 
-def turn_of(tree: Tree) -> Turn:
+def turn_of(tree: Tree, rule: PUCT | GumbelHalving) -> Turn:
     """All edges of the root are considered and allowed."""
     high, spread = tree.dearest()
-    return Turn(np.ones((1, 2), bool), np.zeros((1, 2)), np.full(9, 2), high, 1 / spread)
+    return Turn(np.ones((1, 2), bool), np.zeros((1, 2)), np.full(9, 2), rule.rates(8), high, 1 / spread)
 
 
 def sent(tree: Tree, route: list[int]) -> Paths:
@@ -36,6 +36,7 @@ def sent(tree: Tree, route: list[int]) -> Paths:
     nodes, edges = [0], tree.tables.edges
     for above, slot in itertools.pairwise(route):
         edge = edges[nodes[-1], above]
+        begin(edges, int(edge["child"]), edge["span"], slot + 1)
         edge["span"] = max(edge["span"], slot + 1)
         nodes.append(int(edge["child"]))
     before = edges["total"][nodes, route].copy()
@@ -80,8 +81,9 @@ def test_statistics_of_a_tree_small_enough_to_count_by_hand():
 def test_a_path_being_imagined_counts_as_the_dearest(least: bool):
     """So the second of two paths leaves the edge that is best when both set out."""
     tree = grown([(0, 0, 4.0), (0, 1, 6.0)])
-    choice = PUCT(exploration=4.0).choice(least=least, alike=True, simulations=9)
-    paths = tree.descend(2, 3, np.array([2]), turn_of(tree), choice)
+    rule = PUCT(exploration=4.0)
+    choice = rule.choice(least=least, alike=True)
+    paths = tree.descend(2, 3, np.array([2]), turn_of(tree, rule), choice)
     # the mean of 4 and the dearest, 6, is worth half; the cheapest path knows nothing of those being imagined
     assert paths.slots[:, 0].tolist() == ([0, 0] if least else [0, 1])
     edges = tree.tables.edges[0]
@@ -96,8 +98,9 @@ def test_a_path_being_imagined_counts_as_the_dearest(least: bool):
 def test_an_edge_that_is_new_is_worth_nothing_while_it_is_imagined(least: bool):
     """Else the paths behind it would believe that it costs nothing at all."""
     tree = grown([(0, 0, 4.0), (0, 1, 6.0)])
-    choice = GumbelHalving().choice(least=least, alike=True, simulations=9)
-    paths = tree.descend(2, 3, np.array([2]), turn_of(tree), choice)
+    rule = GumbelHalving()
+    choice = rule.choice(least=least, alike=True)
+    paths = tree.descend(2, 3, np.array([2]), turn_of(tree, rule), choice)
     assert paths.depth.tolist() == [2, 2]
     ends = tree.tables.edges[paths.nodes[:, 1], paths.slots[:, 1]]
     cost = ends["least"] if least else ends["total"] / ends["visits"]
@@ -123,7 +126,7 @@ def test_every_edge_keeps_account_of_what_is_below_it(
     hand = Hand(torch.zeros(logits.shape, dtype=torch.long), logits)
     memory = Memory()
     # what a larger search left is as good as new
-    memory.array("edges", edge_of(np.float64), (999, branches))["visits"] = 7
+    memory.array("edges", edge_of(np.float64), (999, branches)).view(np.uint8)[:] = 7
     chunk = torch.zeros(1, 1, dtype=torch.float64)
     tree = Tree.planted(torch.zeros(problems, 1), chunk, hand, turns * leaves, memory)
     more = Hand(*(part.expand(-1, leaves, -1) for part in (hand.numbers, hand.logits)))
@@ -133,8 +136,8 @@ def test_every_edge_keeps_account_of_what_is_below_it(
         considered, noise = np.ones((problems, branches), bool), random.normal(size=(problems, branches))
         high, spread = tree.dearest()
         allowance = np.minimum(1 + np.arange(999) // 2, branches)
-        turn = Turn(considered, noise, allowance, high, 1 / spread)
-        choice = rule.choice(least=least, alike=tree.alike, simulations=turns * leaves)
+        turn = Turn(considered, noise, allowance, rule.rates(998), high, 1 / spread)
+        choice = rule.choice(least=least, alike=tree.alike)
         paths = tree.descend(leaves, horizon, left, turn, choice)
         assert ((paths.depth > 0).reshape(problems, leaves).sum(axis=1) == np.minimum(left, leaves)).all()
         values = random.normal(size=problems * leaves).tolist()

@@ -129,6 +129,7 @@ class TreeSearch:
         noise = self.rule.root_noise(logits, generator)
         considered, spent, before = np.ones(noise.shape, bool), 0, branches
         allowance = self.allowed(np.arange(self.simulations + 1, dtype=noise.dtype), branches)
+        rates = self.rule.rates(self.simulations)
         for running, simulations in self.rule.phases(self.simulations, branches):
             if running < before:
                 considered = self.rule.considered(self._edges(tree), considered, running, noise)
@@ -139,10 +140,8 @@ class TreeSearch:
                 if not left.any():
                     break
                 high, spread = tree.dearest()
-                turn = Turn(considered, noise, allowance, high, 1 / spread)
-                choice = self.rule.choice(
-                    least=self.backup == "least", alike=tree.alike, simulations=self.simulations
-                )
+                turn = Turn(considered, noise, allowance, rates, high, 1 / spread)
+                choice = self.rule.choice(least=self.backup == "least", alike=tree.alike)
                 longest = -(-start.mean.shape[1] // source.length)
                 paths = tree.descend(leaves, longest, left, turn, choice)
                 tree.grow(paths, self._imagine(cost, tree, source, paths))

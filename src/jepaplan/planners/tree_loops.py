@@ -23,6 +23,11 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+_LINE = 64  # bytes of memory that come together
 
 
 def edge_of(number: type[np.floating]) -> np.dtype[np.void]:
@@ -35,16 +40,20 @@ def edge_of(number: type[np.floating]) -> np.dtype[np.void]:
             ("child", np.int32),  # the node it leads to; 0 where nobody went, which is a root
             ("room", np.int32),  # new nodes that may still be built there
             ("span", np.int32),  # of the child's edges no later one was tried
+            ("first", number),  # cost of the whole path to the child as estimated when it was new
         ],
         align=True,
     )
 
 
 class Tables(NamedTuple):
-    """What a search knows of N nodes with K edges each; only nodes that exist are ever read."""
+    """What a search knows of N nodes with K edges each.
+
+    Only nodes that exist are ever read, and of their edges only those up to the last that was tried, as many
+    as `span` says: memory nobody has written to yet is what a large tree spends its time on.
+    """
 
     edges: Any  # "N K", each an `edge_of`
-    value: Float[np.ndarray, " N"]  # cost of the whole path to the node as estimated when it was new
     logits: Float[np.ndarray, "#N K"]  # of the edges' prior; one row of zeros while all are alike
 
 
@@ -63,6 +72,7 @@ class Turn(NamedTuple):
     considered: Bool[np.ndarray, "B K"]  # root actions in the running
     noise: Float[np.ndarray, "B K"]  # of the root's actions
     allowance: Int[np.ndarray, " n"]  # edges of a node that may be tried after 0, 1, .. visits
+    rates: Float[np.ndarray, " n"]  # of PUCT's exploration after 0, 1, .. visits; Gumbel has none
     high: Float[np.ndarray, " B"]  # what the dearest path costs
     per_spread: Float[np.ndarray, " B"]  # one by how much less the cheapest costs
 
@@ -73,10 +83,16 @@ class Choice(NamedTuple):
     gumbel: bool  # else by PUCT
     least: bool  # Q is the cheapest path, else the mean
     alike: bool  # all logits are equal
-    rates: Float[np.ndarray, " n"]  # of PUCT's exploration after 0, 1, .. visits
     value_scale: float = 0.0
     visit_offset: float = 0.0
     noise_scale: float = 0.0
+
+
+class Scale(NamedTuple):
+    """What the costs of one tree are worth."""
+
+    high: float  # of the dearest path
+    per_spread: float
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,123 +100,166 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return numba.njit(cache=True, error_model="numpy")(inspect.unwrap(function))
 
 
-@_compiled
-def _worth(edge: Any, turn: Turn, problem: int, choice: Choice) -> float:
-    return _share(edge.least if choice.least else edge.total / edge.visits, turn, problem)
+def _asking(typing: Any, address: Any) -> Any:
+    """Ask for the line of memory at an address, and do not wait for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = ir.IntType(32)
+        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), generate
+
+
+_prefetch: Any = intrinsic(_asking)
 
 
 @_compiled
-def _share(cost: float, turn: Turn, problem: int) -> float:
-    worth = (turn.high[problem] - cost) * turn.per_spread[problem]
+def _fetch(edges: Any, node: int, first: int, end: int) -> None:
+    """Ask for edges of a node that will be looked at soon."""
+    width = edges.itemsize
+    start = edges.ctypes.data + node * edges.shape[1] * width
+    for line in range(first * width, end * width, _LINE):
+        _prefetch(start + line)
+
+
+@_compiled
+def _worth(edges: Any, node: int, slot: int, scale: Scale, choice: Choice) -> float:
+    edge = edges[node, slot]
+    return _share(edge.least if choice.least else edge.total / edge.visits, scale)
+
+
+@_compiled
+def _share(cost: float, scale: Scale) -> float:
+    worth = (scale.high - cost) * scale.per_spread
     # an infinite cost is worth as little as the dearest; where all are infinite this is no number
     return min(worth, 1.0) if worth > 0.0 else 0.0
 
 
 @_compiled
 def choose_puct(
-    tables: Tables, node: int, visits: float, turn: Turn, problem: int, choice: Choice, span: int
+    edges: Any,
+    logits: Float[np.ndarray, "#N K"],
+    node: int,
+    span: int,
+    allowed: int,
+    rate: float,
+    scale: Scale,
+    choice: Choice,
 ) -> int:
     """A new edge if so many are allowed, else the highest bound."""
     # edges are tried in the order they were drawn, so the first new one is the number of those tried
-    if span < turn.allowance[int(visits)]:
+    if span < allowed:
         return span
     highest, weights = 0.0, float(span)
     if not choice.alike:
-        highest = tables.logits[node, :span].max()
-        weights = np.exp(tables.logits[node, :span] - highest).sum()
-    rate = choice.rates[int(visits)] / weights
+        highest, weights = -math.inf, 0.0
+        for slot in range(span):
+            highest = max(highest, logits[node, slot])
+        for slot in range(span):
+            weights += math.exp(logits[node, slot] - highest)
+    rate = rate / weights
     best, chosen = -math.inf, span  # where all that was tried has been seen to the end, something is new
     for slot in range(span):
-        weight = 1.0 if choice.alike else math.exp(tables.logits[node, slot] - highest)
-        edge = tables.edges[node, slot]
-        bound = rate * weight / (1 + edge.visits) + _worth(edge, turn, problem, choice)
-        if bound > best and edge.room > 0:
+        weight = 1.0 if choice.alike else math.exp(logits[node, slot] - highest)
+        bound = rate * weight / (1 + edges[node, slot].visits) + _worth(edges, node, slot, scale, choice)
+        if bound > best and edges[node, slot].room > 0:
             best, chosen = bound, slot
     return chosen
 
 
 @_compiled
-def choose_at_gumbel_root(tables: Tables, node: int, turn: Turn, problem: int, choice: Choice) -> int:
+def choose_at_gumbel_root(
+    edges: Any,
+    logits: Float[np.ndarray, "#N K"],
+    node: int,
+    considered: Bool[np.ndarray, "B K"],
+    noise: Float[np.ndarray, "B K"],
+    problem: int,
+    scale: Scale,
+    choice: Choice,
+) -> int:
     """Those considered take turns; the best of those with the fewest visits first."""
-    edges = tables.edges.shape[1]
     fewest, most = math.inf, 0.0
-    for slot in range(edges):
-        edge = tables.edges[node, slot]
-        most = max(most, edge.visits)
-        if turn.considered[problem, slot] and edge.room > 0:
-            fewest = min(fewest, edge.visits)
-    scale = (choice.visit_offset + most) * choice.value_scale
+    for slot in range(edges.shape[1]):
+        visits = edges[node, slot].visits
+        most = max(most, visits)
+        if considered[problem, slot] and edges[node, slot].room > 0:
+            fewest = min(fewest, visits)
+    height = (choice.visit_offset + most) * choice.value_scale
     best, chosen = -math.inf, 0
-    for slot in range(edges):
-        edge = tables.edges[node, slot]
-        if not (turn.considered[problem, slot] and edge.room > 0) or edge.visits > fewest:
+    for slot in range(edges.shape[1]):
+        visits = edges[node, slot].visits
+        if not (considered[problem, slot] and edges[node, slot].room > 0) or visits > fewest:
             continue
-        score = choice.noise_scale * turn.noise[problem, slot] + _logit(tables, node, slot, choice)
-        if edge.visits > 0:
-            score += scale * _worth(edge, turn, problem, choice)
+        score = choice.noise_scale * noise[problem, slot] + (0.0 if choice.alike else logits[node, slot])
+        if visits > 0:
+            score += height * _worth(edges, node, slot, scale, choice)
         if score > best:
             best, chosen = score, slot
     return chosen
 
 
 @_compiled
-def _logit(tables: Tables, node: int, slot: int, choice: Choice) -> float:
-    return 0.0 if choice.alike else tables.logits[node, slot]
-
-
-@_compiled
 def choose_gumbel(
-    tables: Tables,
+    edges: Any,
+    logits: Float[np.ndarray, "#N K"],
     node: int,
-    visits: float,
-    turn: Turn,
-    problem: int,
-    choice: Choice,
     span: int,
+    allowed: int,
+    first: float,
+    scale: Scale,
+    choice: Choice,
     scores: Float[np.ndarray, " K"],
 ) -> int:
     """Follow the improved policy as closely as whole visits can; `scores` is overwritten."""
-    # no later edge has been tried, and none may be tried unless nothing else is left
-    allowed = turn.allowance[int(visits)]
-    some, highest = False, -math.inf
-    for slot in range(max(span, allowed)):
-        edge = tables.edges[node, slot]
-        some |= edge.room > 0 and (edge.visits > 0 or slot < allowed)
-        if not choice.alike and edge.visits > 0:
-            highest = max(highest, tables.logits[node, slot])
-    limit = allowed if some else tables.edges.shape[1]
+    # no edge from `span` on has been tried, and none beyond `allowed` may be unless nothing else is left
+    limit = allowed if span < allowed else edges.shape[1]
+    for slot in range(span):
+        if edges[node, slot].room > 0 and (edges[node, slot].visits > 0 or slot < allowed):
+            limit = allowed
+            break
+    highest = 0.0
+    if not choice.alike:
+        highest = -math.inf
+        for slot in range(span):
+            if edges[node, slot].visits > 0:
+                highest = max(highest, logits[node, slot])
     # the mixed value stands for the worth of what nobody tried
     taken, most, share, average = 0.0, 0.0, 0.0, 0.0
     for slot in range(span):
-        edge = tables.edges[node, slot]
-        if edge.visits > 0:
-            scores[slot] = _worth(edge, turn, problem, choice)
-            weight = 1.0 if choice.alike else math.exp(tables.logits[node, slot] - highest)
-            taken, most = taken + edge.visits, max(most, edge.visits)
-            share, average = share + weight, average + weight * scores[slot]
+        visits = edges[node, slot].visits
+        if visits > 0:
+            worth = _worth(edges, node, slot, scale, choice)
+            weight = 1.0 if choice.alike else math.exp(logits[node, slot] - highest)
+            taken, most = taken + visits, max(most, visits)
+            share, average = share + weight, average + weight * worth
+            scores[slot] = worth
     average = average / share if share > 0 else 0.0
-    mixed = (_share(tables.value[node], turn, problem) + taken * average) / (1 + taken)
-    scale = (choice.visit_offset + most) * choice.value_scale
-    peak = -math.inf
-    for slot in range(max(span, limit)):
-        edge = tables.edges[node, slot]
-        if edge.visits > 0 or (edge.room > 0 and slot < limit):
-            worth = scores[slot] if edge.visits > 0 else mixed
-            scores[slot] = _logit(tables, node, slot, choice) + scale * worth
-            peak = max(peak, scores[slot])
-        else:
-            scores[slot] = -math.inf
+    mixed = (_share(first, scale) + taken * average) / (1 + taken)
+    height = (choice.visit_offset + most) * choice.value_scale
+    peak, reach = -math.inf, max(span, limit)
+    for slot in range(reach):
+        tried = slot < span and edges[node, slot].visits > 0
+        logit = 0.0 if choice.alike else logits[node, slot]
+        score = logit + height * (scores[slot] if tried else mixed)
+        # what nobody tried has room
+        scores[slot] = score if tried or slot < limit else -math.inf
+        peak = max(peak, scores[slot])
     total = 0.0
-    for slot in range(max(span, limit)):
+    for slot in range(reach):
         scores[slot] = math.exp(scores[slot] - peak)
         total += scores[slot]
-    best, chosen = -math.inf, 0
-    for slot in range(max(span, limit)):
-        edge = tables.edges[node, slot]
-        if edge.room > 0 and (edge.visits > 0 or slot < limit):
-            behind = scores[slot] / total - edge.visits / (1 + taken)
-            if behind > best:
-                best, chosen = behind, slot
+    best, chosen, visited = -math.inf, 0, total / (1 + taken)
+    for slot in range(reach):
+        edge = edges[node, slot]
+        tried = slot < span and edge.visits > 0
+        behind = scores[slot] - (edge.visits * visited if tried else 0.0)
+        if behind > best and (edge.room > 0 if tried else slot < limit):
+            best, chosen = behind, slot
     return chosen
 
 
@@ -213,43 +272,67 @@ def descend(
     choice: Choice,
 ) -> None:
     """Fill `paths` with ways to edges that nobody took, of each tree's leaves the first `possible`."""
-    problems, edges = len(possible), tables.edges.shape[1]
-    scores = np.empty(edges, tables.value.dtype)
-    leaves, size = len(paths.depth) // problems, len(tables.value) // problems
-    for problem in range(problems):
-        for leaf in range(problem * leaves, (problem + 1) * leaves):
-            node, depth, visits, span = problem * size, 0, 0.0, 0
-            paths.nodes[leaf, 0], paths.slots[leaf, 0], paths.depth[leaf] = node, 0, 0
-            if leaf - problem * leaves >= possible[problem]:
-                continue
-            for slot in range(edges):
-                if tables.edges[node, slot].visits > 0:
-                    visits, span = visits + tables.edges[node, slot].visits, slot + 1
-            while True:
+    # an array is counted whenever it is taken out of a tuple: once is enough
+    edges, logits, allowance, rates = tables.edges, tables.logits, turn.allowance, turn.rates
+    nodes, slots, before, depths = paths.nodes, paths.slots, paths.before, paths.depth
+    high: Any = turn.high
+    per_spread: Any = turn.per_spread
+    problems, branches = len(possible), edges.shape[1]
+    leaves, size = len(depths) // problems, len(edges) // problems
+    scores = np.empty(branches, before.dtype)
+    under_way, visits, spans = np.empty((3, problems), np.int64)
+    for number in range(leaves):
+        going = 0
+        for problem in range(problems):
+            leaf, root = problem * leaves + number, problem * size
+            nodes[leaf, 0], slots[leaf, 0], depths[leaf] = root, 0, 0
+            if number < possible[problem]:
+                under_way[going], visits[problem], spans[problem] = problem, 0, 0
+                going += 1
+                for slot in range(branches):
+                    if edges[root, slot].visits > 0:
+                        visits[problem] += int(edges[root, slot].visits)
+                        spans[problem] = slot + 1
+        depth = 0
+        # no tree knows of another: while memory is fetched for one, the others go on
+        while going > 0:
+            waiting, going = going, 0
+            for place in range(waiting):
+                problem = under_way[place]
+                scale = Scale(high[problem], per_spread[problem])
+                leaf = problem * leaves + number
+                node, count, span = nodes[leaf, depth], visits[problem], spans[problem]
                 if not choice.gumbel:
-                    chosen = choose_puct(tables, node, visits, turn, problem, choice, span)
+                    chosen = choose_puct(
+                        edges, logits, node, span, allowance[count], rates[count], scale, choice
+                    )
                 elif depth == 0:
-                    chosen = choose_at_gumbel_root(tables, node, turn, problem, choice)
+                    chosen = choose_at_gumbel_root(
+                        edges, logits, node, turn.considered, turn.noise, problem, scale, choice
+                    )
                 else:
-                    chosen = choose_gumbel(tables, node, visits, turn, problem, choice, span, scores)
-                edge = tables.edges[node, chosen]
-                paths.nodes[leaf, depth], paths.slots[leaf, depth] = node, chosen
-                paths.before[leaf, depth] = edge.total
-                if depth > 0:
-                    above = tables.edges[paths.nodes[leaf, depth - 1], paths.slots[leaf, depth - 1]]
-                    above.span = max(above.span, chosen + 1)
-                depth += 1
+                    first = edges[nodes[leaf, depth - 1], slots[leaf, depth - 1]].first
+                    chosen = choose_gumbel(
+                        edges, logits, node, span, allowance[count], first, scale, choice, scores
+                    )
+                if depth > 0 and chosen >= span:
+                    begin(edges, node, span, chosen + 1)
+                    edges[nodes[leaf, depth - 1], slots[leaf, depth - 1]].span = chosen + 1
+                edge = edges[node, chosen]
+                slots[leaf, depth], before[leaf, depth] = chosen, edge.total
+                depths[leaf] = depth + 1
                 # a node has been visited as often as its edge, whose newest path is this one
-                visits, span = edge.visits, edge.span
-                if visits == 0:
+                visits[problem], spans[problem] = int(edge.visits), edge.span
+                if edge.visits == 0:
                     edge.least = math.inf  # until its cost is known
                 edge.visits += 1
-                edge.total += turn.high[problem]
+                edge.total += scale.high
                 edge.room -= 1
-                node = edge.child
-                if node == 0:
-                    break
-            paths.depth[leaf] = depth
+                if edge.child != 0:
+                    nodes[leaf, depth + 1], under_way[going] = edge.child, problem
+                    going += 1
+                    _fetch(edges, edge.child, 0, edge.span + 1)
+            depth += 1
 
 
 @_compiled
@@ -259,47 +342,46 @@ def settle(
     nodes: Int[np.ndarray, " I"],
     values: Float[np.ndarray, " I"],
     final: Bool[np.ndarray, " I"],
+    leaves: int,
 ) -> None:
-    """Hang new `nodes` below the edges where paths end, and tell every edge above what they cost."""
-    edges = tables.edges.shape[1]
-    for back in range(len(nodes)):
-        leaf = len(nodes) - 1 - back
-        for up in range(paths.depth[leaf]):
-            depth = paths.depth[leaf] - 1 - up
-            tables.edges[paths.nodes[leaf, depth], paths.slots[leaf, depth]].total = paths.before[leaf, depth]
-    for leaf in range(len(nodes)):
-        length = paths.depth[leaf]
-        if length == 0:
-            continue
-        begin(tables, nodes[leaf], values[leaf])
-        least, changed = values[leaf], True
-        for up in range(length):
-            depth = length - 1 - up
-            node = paths.nodes[leaf, depth]
-            edge = tables.edges[node, paths.slots[leaf, depth]]
-            edge.total += values[leaf]
-            edge.room += 0 if final[leaf] else edges
-            if up == 0:
-                edge.child = nodes[leaf]
-            elif not changed:
-                continue
-            # where an edge's cheapest path stays what it was, so do those of all edges above
-            changed = depth > 0 and (up == 0 or edge.least != least)
-            edge.least = least
-            if not changed:
-                continue
-            least = math.inf
-            for other in range(tables.edges[paths.nodes[leaf, depth - 1], paths.slots[leaf, depth - 1]].span):
-                beside = tables.edges[node, other]
-                if beside.child != 0:
-                    least = min(least, beside.least)
+    """Hang new `nodes`, so many on each tree, where paths end, and tell every edge above what they cost."""
+    edges, branches = tables.edges, tables.edges.shape[1]
+    along, slots, before, depths = paths.nodes, paths.slots, paths.before, paths.depth
+    for start in range(0, len(nodes), leaves):
+        for leaf in range(start + leaves - 1, start - 1, -1):
+            for depth in range(depths[leaf] - 1, -1, -1):
+                edges[along[leaf, depth], slots[leaf, depth]].total = before[leaf, depth]
+            # the next tree's, by the time its turn comes
+            ahead = min(leaf + leaves, len(nodes) - 1)
+            for depth in range(depths[ahead]):
+                _fetch(edges, along[ahead, depth], 0, slots[ahead, depth] + 1)
+        for leaf in range(start, start + leaves):
+            least, changed = values[leaf], True
+            for depth in range(depths[leaf] - 1, -1, -1):
+                node, last = along[leaf, depth], depth == depths[leaf] - 1
+                edge = edges[node, slots[leaf, depth]]
+                edge.total += values[leaf]
+                edge.room += 0 if final[leaf] else branches
+                if last:
+                    edge.child, edge.first = nodes[leaf], values[leaf]
+                elif not changed:
+                    continue
+                # where an edge's cheapest path stays what it was, so do those of all edges above
+                changed = depth > 0 and (last or edge.least != least)
+                edge.least = least
+                if not changed:
+                    continue
+                least = math.inf
+                for other in range(edges[along[leaf, depth - 1], slots[leaf, depth - 1]].span):
+                    beside = edges[node, other]
+                    if beside.child != 0:
+                        least = min(least, beside.least)
 
 
 @_compiled
-def begin(tables: Tables, node: int, value: float) -> None:
-    """A node that nobody went on from, whatever lay in its place before."""
-    tables.value[node] = value
-    for slot in range(tables.edges.shape[1]):
-        edge = tables.edges[node, slot]
-        edge.visits, edge.total, edge.least = 0.0, 0.0, 0.0
+def begin(edges: Any, node: int, first: int, end: int) -> None:
+    """Edges of a node that nobody took, whatever lay in their place before."""
+    for slot in range(first, end):
+        edge = edges[node, slot]
+        edge.visits, edge.total, edge.least, edge.first = 0.0, 0.0, 0.0, 0.0
         edge.child, edge.room, edge.span = 0, 1, 0

@@ -66,9 +66,13 @@ class PUCT:
         """All root actions, always."""
         return before
 
-    def choice(self, *, least: bool, alike: bool, simulations: int) -> Choice:
-        """For the way down, while no node has more visits than that."""
-        return Choice(False, least, alike, _rates(self, simulations))
+    def choice(self, *, least: bool, alike: bool) -> Choice:
+        """For the way down."""
+        return Choice(False, least, alike)
+
+    def rates(self, simulations: int) -> Float[np.ndarray, " n"]:
+        """Of exploration after 0, 1, .. visits, up to so many."""
+        return _rates(self, simulations)
 
     def answer(
         self, root: RootEdges, considered: Bool[np.ndarray, "B K"], noise: Float[np.ndarray, "B K"]
@@ -131,17 +135,20 @@ class GumbelHalving:
         np.put_along_axis(chosen, score.topk(count, dim=-1).indices.numpy(), True, axis=1)
         return chosen & before
 
-    def choice(self, *, least: bool, alike: bool, simulations: int) -> Choice:
+    def choice(self, *, least: bool, alike: bool) -> Choice:
         """For the way down."""
         return Choice(
             True,
             least,
             alike,
-            np.zeros(0),
             value_scale=self.value_scale,
             visit_offset=self.visit_offset,
             noise_scale=self.noise_scale,
         )
+
+    def rates(self, simulations: int) -> Float[np.ndarray, " n"]:
+        """None is needed."""
+        return np.zeros(simulations + 1)
 
     def answer(
         self, root: RootEdges, considered: Bool[np.ndarray, "B K"], noise: Float[np.ndarray, "B K"]

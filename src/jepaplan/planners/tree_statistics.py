@@ -104,7 +104,6 @@ class Tree:
             dealt=None if hand is None else memory.tensor("dealt", hand.numbers, (*grid, branches)),
             tables=Tables(
                 edges=memory.array("edges", edge_of(number), (count, branches)),
-                value=memory.array("value", np.dtype(number), (count,)),
                 logits=np.zeros((1, branches), number),
             ),
             paid=memory.array("paid", np.dtype(number), (count,)),
@@ -115,7 +114,7 @@ class Tree:
         tree.latents[:, 0], tree.chunks[:, 0] = root, 0
         tree.paid[tree.roots] = 0
         for node in tree.roots:
-            begin(tree.tables, node, 0.0)
+            begin(tree.tables.edges, node, 0, branches)
         tree._deal(tree.roots, slice(0, 1), hand)
         return tree
 
@@ -155,7 +154,7 @@ class Tree:
         self.size += leaves
         self.paid[nodes] = found.paid
         self._deal(nodes, new, found.hand)
-        settle(self.tables, paths, nodes, found.value, found.final)
+        settle(self.tables, paths, nodes, found.value, found.final, leaves)
         known = np.where((paths.depth > 0) & np.isfinite(found.value), found.value, np.nan)
         known = known.reshape(problems, -1)
         self.low = np.fmin(self.low, np.fmin.reduce(known, axis=1))
@@ -228,10 +227,11 @@ def best_paths(tree: Tree, slots: Int[np.ndarray, "B S"], horizon: int) -> Float
     further = np.ones(slots.shape, bool)
     passed: list[np.ndarray] = []
     while further.any():
-        nodes = np.where(further, edges["child"][nodes, edge], nodes)
+        taken = edges[nodes, edge]
+        nodes = np.where(further, taken["child"], nodes)
         passed.append(np.where(further, nodes, -1))
         below = edges[nodes]
-        tried = below["child"] > 0
+        tried = (below["child"] > 0) & (np.arange(edges.shape[1]) < taken["span"][..., None])
         further = further & tried.any(axis=-1)
         # the cheapest may cost infinity: those that nobody took cost more
         cost = np.minimum(below["least"], np.finfo(below["least"].dtype).max)

@@ -9,7 +9,7 @@ holds the cost terms, too. A call with gradient is a forward and, at the end of 
 latents and actions.
 
 All planners get about the same number of evaluations, counted as `Search.evaluations` does: a gradient is
-three. Trees get a sixteenth of them but for `--scales large`, or they would take most of the time. Peers get
+three. Trees get a sixteenth of them below a million, or they would take most of the time. Peers get
 the same samples, steps and iterations, and cost the same terms; at a million evaluations they are left out.
 For mctx an evaluation is a simulation; it imagines one leaf of each problem at a time where we imagine
 LEAVES.
@@ -86,7 +86,9 @@ class Scale:
 SCALES = {
     "one": Scale(problems=1, evaluations=2048, latent=512, hidden=512, layers=4),
     "batch": Scale(problems=64, evaluations=2048, latent=64, hidden=256, layers=3),
-    "million": Scale(problems=512, evaluations=2048, latent=64, hidden=256, layers=3, peers=False),
+    "million": Scale(
+        problems=512, evaluations=2048, latent=64, hidden=256, layers=3, peers=False, tree_share=1
+    ),
     # takes 13 seconds a replan: on request only
     "large": Scale(
         problems=64, evaluations=16384, latent=512, hidden=512, layers=4, peers=False, tree_share=1

@@ -17,6 +17,8 @@ from statistics import median
 
 import torch
 
+from jepaplan.training.provenance import processor_family
+
 Work = Callable[[], object]
 Order = Callable[[list[str], int], list[str]]  # names and the number of the round, from 0
 
@@ -80,13 +82,7 @@ def spread(numbers: Sequence[float], digits: int = 2) -> str:
 
 def hardware() -> str:
     """Cores and processor family; nothing that names the machine."""
-    family = platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        known = ("vendor_id", "cpu family")
-        named = [line.split(":", 1)[1].strip() for line in lines if line.startswith(known)]
-        family = " family ".join(named[:2]) or family
-    return f"{os.cpu_count()} cores, {family}; one core used"
+    return f"{os.cpu_count()} cores, {processor_family()}; one core used"
 
 
 def commit() -> str:

@@ -101,6 +101,32 @@ def test_one_worker_writes_page_picture_and_rows_and_the_next_call_only_tells(tm
     assert capsys.readouterr().out == rows_text(rows)
     assert [row.method for row in rows] == ["wall_big_paths, distance", "wall_big_paths, value"]
     assert outcomes_of(tmp_path) == before
+    elsewhere = ["--folder", str(tmp_path / "elsewhere"), "--page", str(tmp_path / "docs" / "page.md")]
+    assert main([*COMMAND, *elsewhere]) == 0  # another machine continues the page
+    assert f"2 outcomes of {tmp_path / 'docs' / 'page.outcomes.jsonl'} are taken as they are" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_in_a_checkout_the_page_lies_with_the_results(tmp_path, tiny, monkeypatch, capsys):
+    """The line of a page, `jepaplan reproduce NAME`, then makes that page, and no other command's."""
+    monkeypatch.chdir(tmp_path)
+    runs, results = Path("runs/reproduce/tiny-cpu"), Path("docs/results")
+    assert reproduce.Options(name="tiny").page_file == runs / "tiny.md"
+    results.mkdir(parents=True)
+    assert reproduce.Options(name="tiny").page_file == runs / "tiny.md"  # somebody else's results
+    Path("src/jepaplan").mkdir(parents=True)
+    assert reproduce.Options(name="tiny").page_file == results / "tiny.md"
+    assert reproduce.Options(name="tiny", scale="full").page_file == results / "tiny-full.md"
+    assert reproduce.Options(name="tiny", folder=Path("mine")).page_file == Path("mine/tiny.md")
+    assert reproduce.Options(name="tiny", page=Path("mine.md")).page_file == Path("mine.md")
+    command = [*COMMAND, "--time-limit", "0.001s"]
+    for _ in range(2):
+        assert main(command) == reproduce.WORK_LEFT
+        assert f"page: {results / 'tiny.md'}" in capsys.readouterr().out
+    assert sorted(file.name for file in results.iterdir()) == ["tiny.json", "tiny.md", "tiny.outcomes.jsonl"]
+    (results / "tiny.outcomes.jsonl").unlink()  # a page that `jepaplan evaluate` has written
+    assert reproduce.Options(name="tiny").page_file == runs / "tiny.md"
 
 
 def test_a_video_study_has_its_page_as_well(tmp_path, monkeypatch, capsys):

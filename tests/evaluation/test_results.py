@@ -2,7 +2,14 @@ import json
 
 import pytest
 
-from jepaplan.evaluation.results import ResultRow, read_rows, row_from_json, rows_text, write_rows
+from jepaplan.evaluation.results import (
+    ResultRow,
+    in_milliseconds,
+    read_rows,
+    row_from_json,
+    rows_text,
+    write_rows,
+)
 from jepaplan.evaluation.statistics import SuccessRate
 from jepaplan.types import InputError
 
@@ -73,3 +80,8 @@ def test_files_that_are_not_rows_are_refused(tmp_path):
     path.write_text("{}")
     with pytest.raises(InputError, match="list of rows"):
         read_rows(path)
+
+
+def test_times_have_two_digits_and_no_powers_of_ten():
+    shown = [in_milliseconds(seconds) for seconds in (0.00085, 0.0114, 0.0994, 0.0996, 0.1171, 1.5)]
+    assert shown == ["0.85 ms", "11 ms", "99 ms", "100 ms", "117 ms", "1,500 ms"]

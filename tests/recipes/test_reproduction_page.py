@@ -9,9 +9,18 @@ import torch
 from jepaplan.evaluation.results import read_rows
 from jepaplan.evaluation.statistics import over_seeds
 from jepaplan.recipes.catalogue import REPRODUCTIONS
-from jepaplan.recipes.reproduction import Claim, Evaluation, Reproduction, Training, digest, outcome_file
+from jepaplan.recipes.reproduction import (
+    CALLS,
+    Claim,
+    Evaluation,
+    Reproduction,
+    Training,
+    digest,
+    outcome_file,
+)
+from jepaplan.recipes.reproduction_cells import cells
 from jepaplan.recipes.reproduction_chart import draw_success
-from jepaplan.recipes.reproduction_page import cells, claim_outcomes, write_reproduction_page
+from jepaplan.recipes.reproduction_page import claim_outcomes, write_reproduction_page
 from jepaplan.recipes.wall import wall_big_paths
 from jepaplan.types import InputError, SeedTree
 
@@ -162,16 +171,26 @@ def test_variants_stand_side_by_side(tmp_path):
     for task in ("Pits", "Detour"):
         for method, near in (("CEM", 8), ("MPPI", 4)):
             found(tmp_path, grid, task, f"{method}, far", [0] * 10)
-            found(tmp_path, grid, task, f"{method}, near", [1] * near + [0] * (10 - near))
+            found(
+                tmp_path,
+                grid,
+                task,
+                f"{method}, near",
+                [1] * near + [0] * (10 - near),
+                evaluations_per_step=406.4,
+                seconds_per_step=0.1171,
+            )
     text, rows = page_of(grid, tmp_path)
     assert line(text, "| variant") == "| variant | Pits | Detour |"
     assert line(text, "| far |").startswith("| far | 0.00 [0.00, 0.28] | 0.00")
     assert line(text, "| near |").startswith("| near | 0.60 [")
-    _, pits, detour = text.split("\n### ")
+    success, costs = text.split("## What planning costs")
+    _, pits, detour = success.split("\n### ")
     assert pits.startswith("Pits\n\n| method | far | near |\n")
     assert line(pits, "| CEM").startswith("| CEM | 0.00 [0.00, 0.28] | 0.80 [")
     assert detour.startswith("Detour")
-    assert "| CEM | 1,536, 2.5 ms | 1,536, 2.5 ms |" in text
+    assert [room.split("\n")[0] for room in costs.split("\n### ")[1:]] == ["Pits", "Detour"]
+    assert costs.count("| CEM | 1,536, 2.5 ms | 406, 117 ms |") == 2  # no mean over variants
     assert [row.method for row in rows[:2]] == ["CEM, far", "CEM, near"]
 
 
@@ -195,7 +214,7 @@ def test_the_planner_study_fits_a_screen(tmp_path):
     text, _ = page_of(REPRODUCTIONS["planners"]("cpu"), tmp_path)
     assert len(REPRODUCTIONS["planners"]("cpu").claims) == 10
     rooms = text.split("\n### ")[1:]
-    assert len(rooms) == 7
+    assert len(rooms) == 2 * 7  # what they solve, and what that costs
     assert all(
         len([row for row in room.split("\n#")[0].splitlines() if row.startswith("|")]) == 12 for room in rooms
     )
@@ -229,19 +248,25 @@ def test_the_source_is_in_the_chart(tmp_path):
     assert len(with_source.read_text()) > len(without.read_text())
 
 
-def test_success_over_an_axis_is_a_curve_for_each_method(tmp_path):
+def curves(axis, counts=(10, 100)):
+    """Two methods at two places of an axis."""
     cells_on_it = tuple(
         replace(evaluation(method, "Pits", f"{count} recordings"), at=float(count))
         for method in ("ours", "theirs")
-        for count in (10, 100)
+        for count in counts
     )
-    grid = Reproduction(
+    return Reproduction(
         name="curves",
         title="Curves",
         introduction="Outcomes by hand.",
         trainings=(Training(name="Pits", experiment=EXPERIMENT, evaluations=cells_on_it),),
-        axis="recordings",
+        axis=axis,
     )
+
+
+def test_success_over_an_axis_is_a_curve_for_each_method(tmp_path):
+    grid = curves("recordings")
+    cells_on_it = grid.trainings[0].evaluations
     found(tmp_path, grid, "Pits", "ours, 10 recordings", [1, 0] * 5)
     found(tmp_path, grid, "Pits", "ours, 100 recordings", [1] * 10)
     assert draw_success(cells(grid, tmp_path, 1), tmp_path / "curve.svg", grid.axis)
@@ -251,3 +276,44 @@ def test_success_over_an_axis_is_a_curve_for_each_method(tmp_path):
     lost = replace(cells_on_it[0], at=None)
     with pytest.raises(InputError, match="curves has an axis, recordings: every evaluation needs a place"):
         replace(grid, trainings=(replace(grid.trainings[0], evaluations=(lost, *cells_on_it[1:])),))
+
+
+def test_calls_on_an_axis_are_those_that_were_counted(tmp_path):
+    """What a method asks before it searches counts as well: `at` says how large its search is, no more."""
+    grid = curves(CALLS)
+    for count, calls in ((10, 406.0), (100, 1040.0)):
+        found(tmp_path, grid, "Pits", f"ours, {count} recordings", [1] * 10, evaluations_per_step=calls)
+    known = cells(grid, tmp_path, 1)
+    placed = [cell.place(CALLS) for cell in known.values() if cell.found]
+    assert placed == [406.0, 1040.0]
+    assert [cell.place("recordings") for cell in known.values() if cell.found] == [10.0, 100.0]
+
+    def drawn(known, axis):
+        draw_success(known, tmp_path / "curve.svg", axis)
+        return (tmp_path / "curve.svg").read_text()
+
+    elsewhere = {
+        where: replace(cell, evaluation=replace(cell.evaluation, at=None)) for where, cell in known.items()
+    }
+    assert drawn(known, CALLS) == drawn(elsewhere, CALLS)
+    assert ">1,000<" in drawn(known, CALLS)
+    assert ">1,000<" not in drawn(known, "recordings")
+
+
+def test_variants_that_are_numbers_stand_in_their_order_and_only_where_they_are(tmp_path):
+    grid = curves("recordings", counts=(100, 10))
+    elsewhere = replace(evaluation("ours", "Detour", "1000 recordings"), at=1000.0)
+    more = Training(name="Detour", experiment=EXPERIMENT, evaluations=(elsewhere,))
+    text, _ = page_of(replace(grid, trainings=(more, *grid.trainings)), tmp_path)
+    assert text.count("| method | 10 recordings | 100 recordings |\n") == 2
+    assert text.count("| method | 1000 recordings |\n") == 2
+    assert "## At a glance" not in text  # not every method is everywhere
+
+
+def test_a_page_points_to_those_that_lie_beside_it(tmp_path):
+    grid = replace(table(), beside={"there": "what is there", "missing": "what is not", "too": "this, too"})
+    assert "Beside this page" not in page_of(grid, tmp_path)[0]
+    for name in ("there", "too"):
+        (tmp_path / f"{name}.md").write_text("")
+    text, _ = page_of(grid, tmp_path)
+    assert line(text, "Beside") == "Beside this page: [what is there](there.md); [this, too](too.md)."

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from jepaplan.recipes.noise_study import noise
-from jepaplan.recipes.reproduction import Training
+from jepaplan.recipes.reproduction import CALLS, Training
 from jepaplan.recipes.scaling import (
     HORIZONS,
     RECORDINGS,
@@ -28,12 +28,13 @@ def experiments(trainings: tuple[Training, ...]):
 @scales
 def test_searches_differ_in_nothing_but_the_search(scale):
     found = search(scale)
+    assert found.axis == CALLS
     table = experiments(table2(scale).trainings)
     assert {name: table[name] for name in experiments(found.trainings)} == experiments(found.trainings)
     for training in found.trainings:
         for cell in training.evaluations:
             planner = cell.experiment.planner
-            assert cell.at == planner.samples * planner.horizon * planner.iterations
+            assert cell.at == planner.samples
             assert cell.variant == f"{planner.samples} samples"
             assert f"{planner.horizon} steps" in cell.method
             lines = cell.experiment.distance.ways.directions

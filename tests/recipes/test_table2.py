@@ -48,6 +48,13 @@ def test_every_number_of_the_paper_has_its_cell_and_no_cell_has_another(scale):
     }
 
 
+def test_the_page_says_what_ours_assumes_and_points_to_what_else_was_measured():
+    made = table2("cpu")
+    for words in ("learns no value", "one thing moves", "the rest of the picture stays", "mirror images"):
+        assert words in made.introduction
+    assert list(made.beside) == ["choices", "search", "data", "levers", "sweeps", "noise"]
+
+
 @pytest.mark.parametrize("name", ["table2", "sweeps"])
 @scales
 def test_no_two_cells_and_no_two_trainings_are_one(name, scale):

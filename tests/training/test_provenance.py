@@ -1,7 +1,7 @@
 import json
 import subprocess
 
-from jepaplan.training.provenance import UNKNOWN, commit, hardware
+from jepaplan.training.provenance import UNKNOWN, commit, hardware, machine, processor_family
 
 
 def git(folder, *arguments):
@@ -42,3 +42,17 @@ def test_hardware_is_plain_json_without_gaps():
     assert json.loads(json.dumps(facts)) == facts
     assert all(value != "" for value in facts.values())
     assert facts["cores"] >= 1
+
+
+def test_the_family_of_the_processor_is_named(tmp_path):
+    """Machines that all call themselves "AMD EPYC" differ by half in speed."""
+    told = tmp_path / "cpuinfo"
+    told.write_text(
+        "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel name\t: AMD EPYC\n\n"
+        "processor\t: 1\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel name\t: AMD EPYC\n"
+    )
+    assert processor_family(told) == "AuthenticAMD family 25"
+    told.write_text("processor\t: 0\nBogoMIPS\t: 48.00\n")  # others name neither
+    assert processor_family(told) == processor_family(tmp_path / "nothing") != ""
+    assert f"({processor_family()}), " in machine()
+    assert hardware()["family"] == processor_family()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -30,6 +31,7 @@ from jepaplan.recipes.projects import Project, project_of
 from jepaplan.recipes.reproduction_work import WorkOptions, adopt, publish, work_on
 from jepaplan.types import InputError
 
+PAGES = Path("docs/results")  # of a checkout, whose root is where the command runs
 WORK_LEFT = 3  # exit code: nothing is wrong, the same command goes on
 _UNITS: Mapping[str, float] = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _SELF = [sys.executable, "-c", "import sys; from jepaplan.cli import main; sys.exit(main())", "reproduce"]
@@ -51,11 +53,13 @@ class Options:
     """Stop after this long, such as 90s, 9m or 2h. A training goes on from the update where it stopped, an
     evaluation begins again."""
     folder: Path | None = None
-    """Where runs lie; without it runs/reproduce/NAME-SCALE."""
+    """Where runs lie, and the page with them where --page names no other place; without it
+    runs/reproduce/NAME-SCALE."""
     page: Path | None = None
     """Write the page there (FILE.md; FILE.json, FILE.svg, FILE.outcomes.jsonl and perhaps FILE_maps_TASK.png
-    beside it); without it into the folder. What lies in FILE.outcomes.jsonl is not done again: any machine
-    can continue a page."""
+    beside it). Without it, and without --folder, at the root of a checkout docs/results/NAME.md (NAME-full.md
+    at full scale), where no page of another command has that name; else into the folder. What lies in
+    FILE.outcomes.jsonl is not done again: any machine can continue a page."""
     processes: int = 1
     """Workers on this machine, sharing the folder. Those that torchrun starts anywhere share it as well."""
     launcher: Literal["local", "slurm"] = "local"
@@ -90,10 +94,16 @@ class Options:
         """Where runs lie."""
         return self.folder or Path("runs/reproduce") / f"{self.name}-{self.scale}"
 
-    @property
+    @cached_property  # it looks at what lies there, which the command then changes
     def page_file(self) -> Path:
         """Where the page is written."""
-        return self.page or self.place / f"{self.name}.md"
+        if self.page is not None:
+            return self.page
+        if self.folder is None and PAGES.is_dir() and Path("src/jepaplan").is_dir():
+            page = PAGES / f"{self.name}{'' if self.scale == 'cpu' else f'-{self.scale}'}.md"
+            if page.with_suffix(".outcomes.jsonl").exists() or not page.exists():
+                return page
+        return self.place / f"{self.name}.md"
 
     @property
     def outcomes_file(self) -> Path:
@@ -116,7 +126,15 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, prog="jepaplan reproduce", description=__doc__, args=arguments)
     project = find_project(options.name, options.scale)
     wanted = project.only(options.only)
-    adopt(project.pieces(options.seeds), options.place, options.outcomes_file)
+    tells = os.environ.get("RANK", "0") == "0"
+    taken = adopt(project.pieces(options.seeds), options.place, options.outcomes_file)
+    if taken and tells:
+        NOTES.print(
+            f"{taken} outcomes of {options.outcomes_file} are taken as they are; to make them anew, name a "
+            "new --folder, and no --page",
+            markup=False,
+            highlight=False,
+        )
     if options.launcher == "slurm":
         worker = [*_SELF, *arguments, "--processes", "1", "--launcher", "local"]
         numbers = submit(worker, options.processes, options.place / "jobs", settings(options.slurm))
@@ -128,7 +146,6 @@ def main(arguments: list[str]) -> int:
         )
         return 0
     sound = _share_out(options, arguments) if options.processes > 1 else _work_here(wanted, options)
-    tells = os.environ.get("RANK", "0") == "0"
     left = _tell(project, wanted, options) if tells else _left(wanted, options)
     if not sound:
         return 1
@@ -189,8 +206,8 @@ def _left(wanted: Project, options: Options) -> int:
 
 def _tell(project: Project, wanted: Project, options: Options) -> int:
     """Write the page and say where it is; how many of the wanted pieces are left."""
-    rows = project.write(options.place, options.seeds, options.page_file)
     publish(project.pieces(options.seeds), options.place, options.outcomes_file)
+    rows = project.write(options.place, options.seeds, options.page_file)
     if options.json:
         sys.stdout.write(rows_text(rows))
     else:

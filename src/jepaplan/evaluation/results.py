@@ -152,6 +152,12 @@ def _check_fields(row: Any, fields: Mapping[str, tuple[type, ...]], where: str) 
             raise InputError(f"{where}: `{name}` is {row[name]!r}; expected {expected}.")
 
 
+def in_milliseconds(seconds: float) -> str:
+    """Two digits, or all before the point: `0.85 ms`, `11 ms`, `121 ms`."""
+    milliseconds = 1e3 * seconds
+    return f"{milliseconds:,.0f} ms" if milliseconds >= 99.5 else f"{milliseconds:.2g} ms"
+
+
 def markdown_table(rows: Sequence[ResultRow]) -> str:
     """The rows as a table for a page: success with its interval and counts, and what planning costs."""
     lines = [
@@ -160,7 +166,7 @@ def markdown_table(rows: Sequence[ResultRow]) -> str:
     ]
     for row in rows:
         calls = "" if row.evaluations_per_step is None else f"{row.evaluations_per_step:,.0f}"
-        milliseconds = "" if row.seconds_per_step is None else f"{1e3 * row.seconds_per_step:.2g} ms"
+        milliseconds = "" if row.seconds_per_step is None else in_milliseconds(row.seconds_per_step)
         lines.append(f"| {row.method} | {row.success} | {calls} | {milliseconds} |")
     return "\n".join(lines) + "\n"
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from jepaplan.recipes.experiment import Experiment
 from jepaplan.recipes.local import wall_big_ways
 from jepaplan.recipes.reproduction import Claim, Reproduction, Training
-from jepaplan.recipes.table2 import Scale, one_cell
+from jepaplan.recipes.table2 import TABLE, Scale, one_cell
 from jepaplan.recipes.value_guided import (
     EUCLIDEAN_VALUE,
     prediction_vcreg,
@@ -46,6 +46,7 @@ def noise(scale: Scale) -> Reproduction:
             "the steps going anywhere. Recordings and instances have the same noise; planning imagines none. "
             "With slips even the best way takes a third more steps, of the same 64."
         ),
+        beside=TABLE,
         trainings=tuple(
             _in_world(world, method, experiment, scale, suffix if experiment.recipe != ours.recipe else "")
             for world in WORLDS

@@ -8,9 +8,10 @@ from typing import Protocol, runtime_checkable
 from jepaplan.evaluation.results import ResultRow
 from jepaplan.evaluation.tasks import load_instances
 from jepaplan.recipes.reproduction import Reproduction
+from jepaplan.recipes.reproduction_cells import cells
 from jepaplan.recipes.reproduction_chart import draw_success
 from jepaplan.recipes.reproduction_maps import draw_maps
-from jepaplan.recipes.reproduction_page import cells, write_reproduction_page
+from jepaplan.recipes.reproduction_page import write_reproduction_page
 from jepaplan.recipes.reproduction_pieces import pieces
 from jepaplan.recipes.reproduction_work import Piece
 from jepaplan.recipes.video_page import write_video_page

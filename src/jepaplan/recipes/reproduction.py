@@ -11,8 +11,8 @@ writes the page.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from jepaplan.recipes.serialise import fingerprint
 from jepaplan.recipes.system import baseline_distance, build_controller
 from jepaplan.types import InputError, SeedTree
 
+CALLS = "predictor calls per environment step"  # the axis that is measured, all calls counted
 _FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
 
 
@@ -47,7 +48,7 @@ class Evaluation:
     guided: bool = True  # by what was learned as value; without it by the plain distance of latents
     episodes: int | None = None  # the first of the instances; None: all
     paper: float | None = None  # success that the source reports
-    at: float | None = None  # where its variant stands on the axis, if the reproduction has one
+    at: float | None = None  # where variants are a number: their order in tables, their place on an axis
 
     def __post_init__(self) -> None:
         _refuse_no_file_name("an evaluation", self.name)
@@ -97,8 +98,11 @@ class Reproduction:
     introduction: str
     trainings: tuple[Training, ...]
     claims: tuple[Claim, ...] = ()
-    axis: str = ""  # what `Evaluation.at` counts: then success is drawn over it, as a curve for each method
+    # Success is drawn over it, as a curve for each method: what `Evaluation.at` counts, or `CALLS`.
+    axis: str = ""
     maps: int = 0  # instances of each task whose learned distances are drawn, of the first seed
+    # What other pages say, by their names: they are linked where they lie beside this one.
+    beside: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         _refuse_twice(f"trainings of {self.name}", [training.name for training in self.trainings])
@@ -111,7 +115,7 @@ class Reproduction:
                     f"cells of task {task} meet {' and '.join(files)}; on one task all need the same "
                     "instances, or no two could be compared. Name the tasks apart"
                 )
-        if self.axis and any(cell.at is None for cell in cells):
+        if self.axis not in ("", CALLS) and any(cell.at is None for cell in cells):
             raise InputError(
                 f"{self.name} has an axis, {self.axis}: every evaluation needs a place `at` on it"
             )

@@ -5,7 +5,8 @@ line         a method
 dot, bar     success, and its 95 % interval; a colour for each variant
 diamond      what the source reports
 
-Where a reproduction has an axis, success is drawn over it instead, a curve for each method.
+Where a reproduction has an axis, success is drawn over it instead, a curve for each method. Calls of the
+predictor are those that were measured: what a method asks before it searches counts as well.
 """
 
 from collections.abc import Sequence
@@ -16,9 +17,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jepaplan.recipes.reproduction_page import Cell, Known
+from jepaplan.recipes.reproduction_cells import Cell, Known
 
-SHAPES = ("o", "s", "^", "v", "P", "X")
+SHAPES = ("o", "s", "^", "v", "P", "X", "<", ">")
 COLOURS = (
     "#1b6ca8",
     "#e07b39",
@@ -26,6 +27,8 @@ COLOURS = (
     "#8b5fbf",
     "#b23a48",
     "#6b7280",
+    "#111827",
+    "#c2a317",
 )  # told apart by colour-blind eyes
 ACROSS = 4  # panels side by side
 PICTURE_SETTINGS: dict[Any, Any] = {
@@ -83,23 +86,27 @@ def _curves(measured: Sequence[Cell], axis: str) -> Figure:
         list(dict.fromkeys(getattr(cell.evaluation, name) for cell in measured))
         for name in ("task", "method")
     )
-    figure = Figure(figsize=(0.6 + 4.2 * len(tasks), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(tasks), sharey=True, squeeze=False)
+    figure = Figure(figsize=(0.6 + 4.2 * len(tasks), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(tasks), sharex=True, sharey=True, squeeze=False)
+    axes[0, 0].set(ylim=(-0.03, 1.03), ylabel="success")
     for task, panel in zip(tasks, list[Axes](axes.flat), strict=True):
         panel.set_title(task, fontsize=9, fontweight="bold")
-        panel.set(ylim=(-0.03, 1.03), xscale="log", xlabel=axis, ylabel="success")
+        panel.set(xscale="log", xlabel=axis)
+        panel.xaxis.set_major_formatter("{x:,.0f}")
         panel.grid(color="#dddddd", linewidth=0.6)
+        panel.spines["right"].set_visible(False)
         for number, method in enumerate(methods):
             _curve(
                 panel,
                 [c for c in measured if (c.evaluation.method, c.evaluation.task) == (method, task)],
                 number,
+                axis,
             )
     return figure
 
 
-def _curve(panel: Axes, found: Sequence[Cell], number: int) -> None:
-    known = [(at, cell) for cell in found if (at := cell.evaluation.at) is not None]
+def _curve(panel: Axes, found: Sequence[Cell], number: int, axis: str) -> None:
+    known = [(at, cell) for cell in found if (at := cell.place(axis)) is not None]
     placed = sorted(known, key=lambda pair: pair[0])
     if not placed:
         return
@@ -109,7 +116,8 @@ def _curve(panel: Axes, found: Sequence[Cell], number: int) -> None:
     panel.vlines(at, [rate.low for rate in rates], [rate.high for rate in rates], colors=colour, alpha=0.4)
     label = placed[0][1].evaluation.method
     line = "-" if number < len(COLOURS) else "--"  # where colours come round again
-    panel.plot(at, [rate.rate for rate in rates], shape + line, color=colour, markersize=3.6, label=label)
+    (drawn,) = panel.plot(at, [rate.rate for rate in rates], shape + line, color=colour, label=label)
+    drawn.set(markersize=4.2, alpha=0.85, clip_on=False)  # many lie on each other, at the very top
 
 
 def _explain(figure: Figure) -> None:

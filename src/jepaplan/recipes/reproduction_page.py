@@ -1,38 +1,36 @@
 """The page of a reproduction: method by task, with the source's numbers beside ours, and its claims tested.
 
 Success is the mean over training seeds, with an interval over seeds and instances together; claims are
-tested on the same instances and seeds. Where methods have variants, as a planner has costs, each task has a
-table of its own with the variants side by side. A cell that was not measured says so: a page can always be
+tested on the same instances and seeds. Where methods have variants, as a planner has costs, each task has
+tables of its own with the variants side by side. A cell that was not measured says so: a page can always be
 written.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
-from jepaplan.evaluation.results import ResultRow, write_rows
+from jepaplan.evaluation.results import ResultRow, in_milliseconds, write_rows
 from jepaplan.evaluation.statistics import (
     SeedsDifference,
     compare_over_seeds,
-    over_seeds,
     seeds_interval,
     wilson_interval,
 )
-from jepaplan.recipes.reproduction import (
-    Claim,
-    Evaluation,
-    Reproduction,
-    Training,
-    in_order,
-    read_outcomes,
-    stacked,
+from jepaplan.recipes.reproduction import Claim, Reproduction, in_order
+from jepaplan.recipes.reproduction_cells import (
+    Cell,
+    Known,
+    common_seeds,
+    each_of,
+    find_cell,
+    methods_in,
+    paired,
+    tasks_in,
+    variants_in,
 )
 from jepaplan.training.checkpoint import atomic_write
 from jepaplan.types import SeedTree
@@ -43,57 +41,6 @@ MAPS_IN_WORDS = (
     "is the true way, the others are what each method plans with. Bright is near; every map has a scale of "
     "its own, in ten bands."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """What is known of one method, in one variant, on one task."""
-
-    training: Training
-    evaluation: Evaluation
-    found: tuple[dict[str, Any], ...]  # by seed
-
-    @cached_property
-    def row(self) -> ResultRow:
-        """For machines."""
-        first, count = self.found[0], len(self.found)
-        return ResultRow(
-            task=self.evaluation.task,
-            method=self.evaluation.label,
-            instance_file=self.evaluation.instances,
-            split=first["split"],
-            success=over_seeds(stacked(self.found), SeedTree(0).torch("seeds")),
-            training_seeds=tuple(one["seed"] for one in self.found),
-            evaluations_per_step=sum(one["evaluations_per_step"] for one in self.found) / count,
-            seconds_per_step=sum(one["seconds_per_step"] for one in self.found) / count,
-            commit=of_all(self.found, "commit"),
-            hardware=of_all(self.found, "hardware"),
-            command=of_all(self.found, "command"),
-        )
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Training seeds, and instances that each met."""
-        return len(self.found), len(self.found[0]["success"]) if self.found else 0
-
-
-_APART = "; "  # hardware has commas
-
-Known = Mapping[tuple[str, str], Cell]  # by label and task
-
-
-def cells(reproduction: Reproduction, folder: Path, seeds: int) -> dict[tuple[str, str], Cell]:
-    """All cells by label and task, in the order of the trainings; those without any outcome are empty."""
-    found: dict[tuple[str, str], Cell] = {}
-    for training in reproduction.trainings:
-        for evaluation in training.evaluations:
-            outcomes = [read_outcomes(folder, training, seed, evaluation) for seed in training.seeds(seeds)]
-            found[evaluation.label, evaluation.task] = Cell(
-                training=training,
-                evaluation=evaluation,
-                found=tuple(one for one in outcomes if one is not None),
-            )
-    return found
 
 
 def write_reproduction_page(
@@ -114,16 +61,16 @@ def write_reproduction_page(
         f"# {reproduction.title}",
         reproduction.introduction,
         provenance,
+        *_beside(reproduction, path),
         *([] if picture is None else [f"![{words}]({picture.name})"]),
-        *_at_a_glance(known),
+        # Not every method is at every place of an axis: means over methods would compare methods.
+        *([] if reproduction.axis else _at_a_glance(known)),
         *_success(known),
         *_claims(reproduction, known),
         "## What planning costs",
-        "Predictor calls per environment step, and wall time of one step of one problem when all are planned "
-        f"as one batch{'; mean over variants' if _variants(known) != [''] else ''}.",
-        markdown_table(
-            "method", _methods(known), _tasks(known), lambda method, task: _cost(known, method, task)
-        ),
+        "Predictor calls per environment step, all of them counted, and wall time of one step of one problem "
+        "when all are planned as one batch.",
+        *_tables(known, _cost),
     ]
     if maps:
         sections += ["## What is taken for far", MAPS_IN_WORDS]
@@ -139,14 +86,14 @@ def claim_outcomes(
     """(claim, task, difference) for every task on which a claim can be tested; None where it was not yet."""
     tested: list[tuple[Claim, str, SeedsDifference | None]] = []
     for claim in reproduction.claims:
-        for task in _tasks(known):
+        for task in tasks_in(known):
             better, worse = known.get((claim.better, task)), known.get((claim.worse, task))
             if better is None or worse is None:
                 continue
-            seeds = _common_seeds([better, worse])
+            seeds = common_seeds([better, worse])
             difference = None
             if seeds:
-                first, second = _paired([better, worse], seeds)
+                first, second = paired([better, worse], seeds)
                 difference = compare_over_seeds(first, second, SeedTree(0).torch("claims"))
             tested.append((claim, task, difference))
     return tested
@@ -160,7 +107,7 @@ def _provenance(rows: Sequence[ResultRow], known: Known) -> str:
     )
     seeds = sorted({seed for row in rows for seed in row.training_seeds})
     measured = sum(bool(cell.found) for cell in known.values())
-    waiting = [task for task in _tasks(known) if task not in _tasks(_begun(known))]
+    waiting = [task for task in tasks_in(known) if task not in tasks_in(_begun(known))]
     nothing = f" Nothing of {_listed(waiting)} is, and they are left out below." if waiting else ""
     return (
         f"Made by {_listed(f'`{command}`' for command in commands)} at commit {_listed(commits)}. Hardware: "
@@ -175,41 +122,56 @@ def _begun(known: Known) -> Known:
     return {pair: cell for pair, cell in known.items() if pair[1] in begun} or known
 
 
+def _beside(reproduction: Reproduction, path: Path) -> list[str]:
+    """Links to the pages that lie beside `path`."""
+    found = reproduction.beside.items()
+    links = [f"[{words}]({name}.md)" for name, words in found if path.with_name(f"{name}.md").exists()]
+    return [f"Beside this page: {'; '.join(links)}."] if links else []
+
+
 def _success(known: Known) -> list[str]:
-    """One table, or one of each task where methods have variants."""
     usual = _usual_size(known)
     words = "Mean over training seeds [95 % interval over seeds and instances]"
     if usual is not None:
         words += f", of {_in_words(usual)} where nothing else is said"
-    lines = ["## Success", f"{words}."]
-    variants = _variants(known)
-    if variants == [""]:
+    return ["## Success", f"{words}.", *_tables(known, lambda cell: _rate(cell, usual))]
 
-        def of_task(method: str, task: str) -> str:
-            return _rate(_find(known, method, "", task), usual)
 
-        return [*lines, markdown_table("method", _methods(known), _tasks(known), of_task)]
-    for task in _tasks(known):
+def _tables(known: Known, show: Callable[[Cell], str]) -> list[str]:
+    """What `show` says of every cell: one table, or one of each task where methods have variants."""
 
-        def of_variant(method: str, variant: str, task: str = task) -> str:
-            return _rate(_find(known, method, variant, task), usual)
+    def shown(method: str, variant: str, task: str) -> str:
+        cell = find_cell(known, method, variant, task)
+        return "" if cell is None else show(cell)
 
-        lines += [f"### {task}", markdown_table("method", _methods(known, task), variants, of_variant)]
+    if variants_in(known) == [""]:
+        return [
+            markdown_table(
+                "method", methods_in(known), tasks_in(known), lambda method, task: shown(method, "", task)
+            )
+        ]
+    lines: list[str] = []
+    for task in tasks_in(known):
+        of_task = partial(shown, task=task)
+        lines += [
+            f"### {task}",
+            markdown_table("method", methods_in(known, task), variants_in(known, task), of_task),
+        ]
     return lines
 
 
 def _at_a_glance(known: Known) -> list[str]:
     """Variants by task, each as the mean of all methods: what the choice of the variant does by itself."""
-    variants = _variants(known)
+    variants = variants_in(known)
     if variants == [""]:
         return []
 
     def mean_of_methods(variant: str, task: str) -> str:
-        found = [cell for method in _methods(known) if (cell := _find(known, method, variant, task))]
-        seeds = _common_seeds(found) if found else []
+        found = [cell for method in methods_in(known) if (cell := find_cell(known, method, variant, task))]
+        seeds = common_seeds(found) if found else []
         if not seeds:
             return NOT_YET if found else ""
-        table = torch.stack(_paired(found, seeds)).double().mean(dim=0)
+        table = torch.stack(paired(found, seeds)).double().mean(dim=0)
         rate, instances = float(table.mean()), table.shape[1]
         if bool((table == table[0, 0]).all()):  # the bootstrap would claim certainty, as in `over_seeds`
             low, high = wilson_interval(round(rate * instances), instances)
@@ -220,7 +182,7 @@ def _at_a_glance(known: Known) -> list[str]:
     return [
         "## At a glance",
         "Success, mean of all methods on the same instances and seeds.",
-        markdown_table("variant", variants, _tasks(known), mean_of_methods),
+        markdown_table("variant", variants, tasks_in(known), mean_of_methods),
     ]
 
 
@@ -256,9 +218,7 @@ def verdict_in_points(difference: SeedsDifference | None) -> str:
     return f"{difference.verdict}: {100 * difference.mean:+.0f} [{low:+.0f}, {high:+.0f}]"
 
 
-def _rate(cell: Cell | None, usual: tuple[int, int] | None) -> str:
-    if cell is None:
-        return ""
+def _rate(cell: Cell, usual: tuple[int, int] | None) -> str:
     source = "" if cell.evaluation.paper is None else f"; paper {cell.evaluation.paper:.2f}"
     if not cell.found:
         return NOT_YET + source
@@ -267,13 +227,11 @@ def _rate(cell: Cell | None, usual: tuple[int, int] | None) -> str:
     return f"{rate.rate:.2f} [{rate.low:.2f}, {rate.high:.2f}]{size}{source}"
 
 
-def _cost(known: Known, method: str, task: str) -> str:
-    found = [cell for variant in _variants(known) if (cell := _find(known, method, variant, task))]
-    rows = [cell.row for cell in found if cell.found]
-    if not rows:
-        return NOT_YET if found else ""
-    calls = sum(row.evaluations_per_step or 0.0 for row in rows) / len(rows)
-    return f"{calls:,.0f}, {1e3 * sum(row.seconds_per_step or 0.0 for row in rows) / len(rows):.2g} ms"
+def _cost(cell: Cell) -> str:
+    if not cell.found:
+        return NOT_YET
+    row = cell.row
+    return f"{row.evaluations_per_step or 0.0:,.0f}, {in_milliseconds(row.seconds_per_step or 0.0)}"
 
 
 def markdown_table(
@@ -285,32 +243,6 @@ def markdown_table(
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _find(known: Known, method: str, variant: str, task: str) -> Cell | None:
-    return known.get((f"{method}, {variant}" if variant else method, task))
-
-
-def _methods(known: Known, task: str | None = None) -> list[str]:
-    return in_order(cell.evaluation.method for cell in known.values() if task in (None, cell.evaluation.task))
-
-
-def _tasks(known: Known) -> list[str]:
-    return in_order(cell.evaluation.task for cell in known.values())
-
-
-def _variants(known: Known) -> list[str]:
-    return in_order(cell.evaluation.variant for cell in known.values())
-
-
-def _common_seeds(found: Iterable[Cell]) -> list[int]:
-    return sorted(set[int].intersection(*({one["seed"] for one in cell.found} for cell in found)))
-
-
-def _paired(found: Sequence[Cell], seeds: Sequence[int]) -> list[Bool[Tensor, "seeds B"]]:
-    """Outcomes on the seeds and instances that all have in common; fewer instances are the first of more."""
-    most = min(cell.size[1] for cell in found)
-    return [stacked([one for one in cell.found if one["seed"] in seeds])[:, :most] for cell in found]
-
-
 def _usual_size(known: Known) -> tuple[int, int] | None:
     sizes = Counter(cell.size for cell in known.values() if cell.found)
     return sizes.most_common(1)[0][0] if sizes else None
@@ -319,16 +251,6 @@ def _usual_size(known: Known) -> tuple[int, int] | None:
 def _in_words(size: tuple[int, int]) -> str:
     seeds, instances = size
     return f"{seeds} seed{'s' if seeds > 1 else ''} x {instances} instances"
-
-
-def of_all(found: Sequence[dict[str, Any]], name: str) -> str:
-    """Where all seeds of a row come from: what differs between them, one after the other."""
-    return _APART.join(in_order(one[name] for one in found))
-
-
-def each_of(rows: Sequence[ResultRow], name: str) -> list[str]:
-    """`of_all` of all rows, taken apart again."""
-    return in_order(one for row in rows for one in getattr(row, name).split(_APART))
 
 
 def _listed(names: Iterable[str]) -> str:

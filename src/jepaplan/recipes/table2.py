@@ -46,6 +46,7 @@ SETTINGS: dict[Scale, tuple[Setting, ...]] = {
 }
 OURS = "ours (imagined ways)"
 PATHS = "imagined paths, 2,500 recordings"
+TABLE = {"table2": "all ten approaches, and ours, in three worlds"}  # for the pages that belong to it
 SWEEP_SEED = 1000  # of the first training of each variation; those of the table count from 0
 # Of 200 or 100; small steps take eight times as long.
 _CPU_EPISODES = {"WallSmall": 50, "WallBig": 100, "WallBigBounce": 100, "WallBigSlips": 100}
@@ -100,13 +101,23 @@ def table2(scale: Scale) -> Reproduction:
         name="table2",
         title="Ten approaches in two rooms and a maze (arXiv:2601.00844, table 2)",
         introduction=(
-            "Rows have the paper's names; `recipes/value_guided.py` says what each learns from, and "
-            "[choices](choices.md) what the paper left open. All but the last learn from the same 1,000 "
-            "recordings of each world and seed; all but the last two share planner and budget. "
-            f"{_SIZES[scale]} Ours (`recipes/local.py`) has a "
-            "search of its own, much smaller, and meets all final instances. The last row is "
-            "`wall_big_paths`, whose value is learned from imagined paths."
+            "Rows have the paper's names; `recipes/value_guided.py` says what each learns from. All but the "
+            "last learn from the same 1,000 recordings of each world and seed; all but the last two share "
+            f"planner and budget. {_SIZES[scale]} Ours (`recipes/local.py`) learns no value: it imagines the "
+            "ways to a goal when it sees it, which the calls below include. It takes for granted that one "
+            "thing moves, seen from above, and that the rest of the picture stays, which the paper's methods "
+            "do not, and learns from the recordings' mirror images as well. It has a search of its own, much "
+            "smaller, and meets all final instances. The last row is `wall_big_paths`, whose value is "
+            "learned from imagined paths."
         ),
+        beside={
+            "choices": "what the paper leaves open, and what was chosen",
+            "search": "success against compute",
+            "data": "success against recordings",
+            "levers": "ours without one of its parts",
+            "sweeps": "discount and expectile",
+            "noise": "random outcomes",
+        },
         trainings=(*_grid(scale), *_ours(scale)),
         claims=CLAIMS,
         maps=3,
@@ -133,6 +144,7 @@ def sweeps(scale: Scale) -> Reproduction:
             "discount is varied with an expectile of 0.7, the expectile with the discount that the paper "
             f"chose; its text has no numbers to compare with, so the grids are ours. {_SIZES[scale]}"
         ),
+        beside=TABLE,
         trainings=tuple(trainings.values()),
     )
 

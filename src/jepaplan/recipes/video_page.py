@@ -16,7 +16,8 @@ from torch import Tensor
 from jepaplan.evaluation.anticipation import mean_class_recall
 from jepaplan.evaluation.results import ResultRow, write_rows
 from jepaplan.evaluation.statistics import compare_over_seeds, over_seeds
-from jepaplan.recipes.reproduction_page import NOT_YET, each_of, markdown_table, of_all, verdict_in_points
+from jepaplan.recipes.reproduction_cells import each_of, of_all
+from jepaplan.recipes.reproduction_page import NOT_YET, markdown_table, verdict_in_points
 from jepaplan.recipes.video_pieces import Found, found_in, labels_of, video_pieces
 from jepaplan.recipes.video_study import (
     AHEAD,

@@ -185,8 +185,8 @@ def deadline_page(run: LoadedRun, instances: Instances, budget: float, within: f
         f"# Replans within {within:g} ms",
         "",
         *origin(),
-        f"- Success on `{instances.name}`, {len(instances)} instances, one problem at a time; a replan's time "
-        "in milliseconds, from the observation to the action; `benchmarks/precision.py` says how to read it",
+        f"- Success on `{instances.name}`, {len(instances)} instances, one problem at a time; milliseconds "
+        "of a replan, from the observation to the action; `benchmarks/precision.py` says how to read it",
         "",
         "| search | success | predictor calls a replan | median | 95 % | 99 % | greatest |",
         f"|---|---|{'---|' * 5}",

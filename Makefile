@@ -43,6 +43,7 @@ results: demo
 benchmarks: .venv/.dev
 	$(BIN)/jepaplan train wall_big_paths --run runs/paths
 	$(BIN)/python benchmarks/precision.py runs/paths
+	$(BIN)/python benchmarks/precision.py runs/paths --budget-ms 20
 	for name in planning planners quasimetric recording training video; do \
 	  $(BIN)/python benchmarks/$$name.py || exit 1; done
 

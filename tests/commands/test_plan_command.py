@@ -1,17 +1,19 @@
 """`jepaplan plan`: two pictures in, ranked candidates out."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from jepaplan.cli import main
-from jepaplan.commands.plan import ties_in_words
+from jepaplan.commands.plan import Options, decide, ties_in_words
 from jepaplan.data.frames import frame_to_picture
 from jepaplan.envs.wall import WALL_BIG, WallWorld
 from jepaplan.envs.worlds import find_world
 from jepaplan.evaluation.tasks import load_instances
-from jepaplan.recipes.run import train
+from jepaplan.recipes.run import load_run, train
+from jepaplan.recipes.study import with_planner
 from tiny_runs import tiny_experiment
 
 
@@ -45,6 +47,29 @@ def test_candidates_are_ranked_and_the_same_for_the_same_seed(tiny_run, pictures
 def test_more_candidates_than_sampled_are_all_there_are(tiny_run, pictures, capsys):
     assert main(arguments(tiny_run, pictures, "--json", "--candidates", "100")) == 0
     assert len(json.loads(capsys.readouterr().out)["candidates"]) == 16
+
+
+def test_a_budget_of_time_cuts_the_search_short(tiny_run, pictures):
+    run = load_run(tiny_run)
+    many = with_planner(run, planner=replace(run.experiment.planner, samples=200_000))
+    options = Options(
+        run=tiny_run, start=pictures / "start.png", goal=pictures / "goal.png", budget_ms=5.0, candidates=2
+    )
+    found = decide(many, options)
+    # all of them would be 800,000 calls and take many times as long
+    assert 0 < found["evaluations"] < 400_000
+    # of one iteration, and none is left out of the count
+    assert found["considered"] in (16, found["evaluations"] // 4 - 1, found["evaluations"] // 4 - 17)
+    assert len(found["candidates"]) == 2
+
+
+def test_a_budget_of_time_from_the_command_line(tiny_run, pictures, capsys):
+    assert main(arguments(tiny_run, pictures, "--json", "--budget-ms", "60000")) == 0
+    found = json.loads(capsys.readouterr().out)
+    # a quarter of the sixteen measures
+    assert (found["considered"], found["evaluations"]) == (12, 16 * 4 + 4)
+    assert main(arguments(tiny_run, pictures, "--budget-ms", "0")) == 2
+    assert "milliseconds is the time for one plan" in " ".join(capsys.readouterr().err.split())
 
 
 def test_ties_are_named_only_where_there_are_some():

@@ -79,8 +79,8 @@ class Options:
     horizon: int | None = None
     """Model steps that a plan looks ahead."""
     budget_ms: float | None = None
-    """Milliseconds for each search: instances are pursued one at a time, with as many samples and iterations
-    as fit. Encoding comes on top; outcomes depend on the machine. For mppi, cem, icem and shooting."""
+    """Milliseconds for each search: instances are pursued one at a time, each search as large as fits and cut
+    short if it must be. Encoding comes on top; outcomes depend on the machine."""
     cost: Literal["sum", "terminal", "minimum", "discounted"] | None = None
     """How the distance along the imagined path becomes a cost."""
     precision: Precision | None = None

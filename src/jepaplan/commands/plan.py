@@ -8,10 +8,14 @@ from typing import Any
 
 import torch
 import tyro
+from jaxtyping import Float
+from torch import Tensor
 
 from jepaplan.commands.console import RESULTS, table
+from jepaplan.control.receding_horizon import RecedingHorizon
 from jepaplan.control.record import Decision
 from jepaplan.data.frames import picture_to_frame
+from jepaplan.interfaces import Distance
 from jepaplan.recipes.run import LoadedRun, load_run
 from jepaplan.recipes.system import baseline_distance, build_controller, felt_by, samples_of
 from jepaplan.types import InputError, Observation, SeedTree
@@ -33,6 +37,9 @@ class Options:
     """The same at the goal; none: zeros, such as a goal at rest."""
     candidates: int = 8
     """How many candidates to show, cheapest first."""
+    budget_ms: float | None = None
+    """Milliseconds for the search, as large as fits and cut short if it must be; a rehearsal comes before it.
+    Encoding comes on top; the answer depends on the machine."""
     seed: int = 0
     """Of the planner's noise."""
     json: bool = False
@@ -89,19 +96,19 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
         if run.experiment.learns_value
         else baseline_distance(run.experiment)
     )
-    controller = build_controller(run.experiment, model, distance)
-    controller.kept_candidates = max(options.candidates, controller.kept_candidates)
-    controller.reset(goal, SeedTree(options.seed).torch("plan"))
-    action = controller.act(start)[0]
-    decision = controller.last
-    assert decision is not None
+    if options.budget_ms is not None:
+        # what a machine does only the first time would be taken for its speed
+        act(run, options, distance, (start, goal))
+    action, decision = act(run, options, distance, (start, goal))
+    samples = samples_of(run.experiment.planner) if options.budget_ms is None else None
     latent, wanted = (model.encode(seen.frames, seen.proprioception) for seen in (start, goal))
-    ends = model.rollout(latent, decision.candidates)[:, :, -1]
+    looked_at = max(options.candidates, RecedingHorizon.kept_candidates)
+    ends = model.rollout(latent, decision.candidates[:, :looked_at])[:, :, -1]
     at_end = distance(ends, wanted[:, None])[0]
     return {
         "distance": float(distance(latent, wanted)),
         "action": action.tolist(),
-        "considered": samples_of(run.experiment.planner) or decision.costs.shape[1],
+        "considered": samples or decision.costs.shape[1],
         "tied": int(decision.tied.sum()),
         "tie_tolerance": float(decision.tie_tolerance[0]),
         "evaluations": decision.evaluations,
@@ -116,6 +123,23 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
             for rank in range(min(options.candidates, decision.costs.shape[1]))
         ],
     }
+
+
+def act(
+    run: LoadedRun, options: Options, distance: Distance, seen: tuple[Observation, Observation]
+) -> tuple[Float[Tensor, " A_env"], Decision]:
+    """What to do at the first of two observations to get to the second, and what was considered."""
+    controller = build_controller(
+        run.experiment, run.system.world_model, distance, milliseconds=options.budget_ms
+    )
+    # how many there will be is known beforehand only of a search that takes its time
+    considered = 0 if options.budget_ms is None else samples_of(run.experiment.planner) or 0
+    controller.kept_candidates = max(options.candidates, considered, controller.kept_candidates)
+    start, goal = seen
+    controller.reset(goal, SeedTree(options.seed).torch("plan"))
+    action = controller.act(start)[0]
+    assert controller.last is not None
+    return action, controller.last
 
 
 def observe(run: LoadedRun, options: Options) -> tuple[Observation, Observation]:

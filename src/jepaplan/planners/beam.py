@@ -13,8 +13,9 @@ textbook: kept paths lie at least `apart` from each other in latent distance, el
 its best path; and the path of the plan to start from is always kept, so the answer is never dearer than it.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +29,7 @@ from jepaplan.planners.stepwise import (
     as_stepwise,
     cheapest,
     check_bank,
+    edges_available,
     expand_chunk,
     refuse_dead_ends,
     roots,
@@ -66,6 +68,33 @@ class BeamSearch:
     def initial(self, problems: int, action_dim: int, device: torch.device | str = "cpu") -> Plan:
         """The plan to start from when nothing is known."""
         return uninformed(problems, self.horizon, action_dim, self.std, device)
+
+    def schedule(self, horizon: int) -> list[int]:
+        """Evaluations of each refinement."""
+        return self._schedule(self.width, self.branches, horizon)
+
+    def fitting(self, evaluations: int, horizon: int) -> "BeamSearch":
+        """The same planner with at most so many evaluations, if it can: fewer paths, then fewer branches."""
+        fits = bisect_right(
+            range(1, self.width + 1),
+            evaluations,
+            key=lambda width: sum(self._schedule(width, self.branches, horizon)),
+        )
+        if fits > 0:
+            return replace(self, width=fits)
+        branches = range(1 + self.keep_nominal, self.branches + 1)
+        fits = bisect_right(branches, evaluations, key=lambda number: sum(self._schedule(1, number, horizon)))
+        return replace(self, width=1, branches=branches[max(0, fits - 1)])
+
+    def _schedule(self, width: int, branches: int, horizon: int) -> list[int]:
+        chunk = 1 if self.bank is None else self.bank.shape[1]
+        paths, found = 1, list[int]()
+        for depth in range(0, horizon, chunk):
+            wanted = branches if depth else branches * width
+            children = paths * edges_available(wanted, self.bank, self.keep_nominal)
+            found.append(children * min(chunk, horizon - depth))
+            paths = min(width, children)
+        return found
 
     @torch.no_grad()
     def refinements(

@@ -24,7 +24,7 @@ latents begin on the imagined path of the start's actions. A path is judged by i
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -89,6 +89,28 @@ class Collocation:
     def initial(self, problems: int, action_dim: int, device: torch.device | str = "cpu") -> Plan:
         """The plan to start from when nothing is known."""
         return uninformed(problems, self.horizon, action_dim, self.std, device)
+
+    def schedule(self, horizon: int) -> list[int]:
+        """Evaluations of each refinement."""
+        full, rest = divmod(self.steps, self.synchronise_every)
+        chunks = [self.synchronise_every] * full + [rest] * (rest > 0)
+        looks = [1, *(GRADIENT_EVALUATIONS * chunk + self._looks for chunk in chunks)]
+        return [number * self.starts * horizon for number in looks]
+
+    def fitting(self, evaluations: int, horizon: int) -> "Collocation":
+        """The same planner with at most so many evaluations, if it can: fewer steps, then fewer starts."""
+        looks = evaluations // (self.starts * horizon) - 1
+        full, rest = divmod(looks, GRADIENT_EVALUATIONS * self.synchronise_every + self._looks)
+        steps = full * self.synchronise_every + max(0, rest - self._looks) // GRADIENT_EVALUATIONS
+        starts = self.starts
+        if steps < 1:
+            starts = min(starts, evaluations // ((1 + GRADIENT_EVALUATIONS + self._looks) * horizon))
+        return replace(self, starts=max(1, starts), steps=min(self.steps, max(1, steps)))
+
+    @property
+    def _looks(self) -> int:
+        """How often a synchronisation evaluates each path."""
+        return 1 if self.shooting is None else 2 + GRADIENT_EVALUATIONS * self.shooting.steps
 
     @torch.no_grad()
     def refinements(

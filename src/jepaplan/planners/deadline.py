@@ -1,13 +1,15 @@
-"""Plan within so many milliseconds: as many samples and iterations as the measured speed allows.
+"""Plan within so many milliseconds: as large a search as the measured speed allows, cut short if it must be.
 
     any-time planning                  here
-    contract (time known in advance)   `with_budget`: fewer samples, then fewer iterations
-    interruption                       no iteration begins that would not end in time
+    contract (time known in advance)   sampling: `with_budget`, fewer samples, then fewer iterations;
+                                       gradients, beams and trees: `fitting`, what each can do with less of
+    interruption                       no phase begins that would not end in time
 
-The first plan begins with a small call that measures; later plans know. Time is taken to be proportional to
-the evaluations. An iteration also has a fixed price, so the estimate errs on the slow side after a small one
-and comes closer with every larger one: it approaches the deadline from below. Slower counts at once,
-faster by half.
+The first plan begins with a small search that measures; later plans know. Time is taken to be proportional to
+the evaluations. A phase also has a fixed price, so the estimate errs on the slow side after a small one
+and comes closer with every larger one: it approaches the deadline from below, and stays farther below it
+where the fixed price is most of a search, as of a beam or a tree of few evaluations. Slower counts at once,
+faster by half. What was begun is ended: the least there is may be late, and it is an answer.
 
 With time to spare the answer is the inner planner's, bit for bit (after the first plan, whose samples pay for
 the measurement). Otherwise it depends on the clock: not for numbers that somebody must be able to repeat.
@@ -58,6 +60,32 @@ class Refiner(Protocol):
         ...
 
 
+@runtime_checkable
+class Phased(Protocol):
+    """A planner that says beforehand what it will ask, phase by phase: by gradients, beams or trees."""
+
+    @property
+    def horizon(self) -> int:
+        """Model steps that a fresh plan looks ahead."""
+        ...
+
+    def initial(self, problems: int, action_dim: int, device: torch.device | str = "cpu") -> Plan:
+        """The plan to start from when nothing is known."""
+        ...
+
+    def schedule(self, horizon: int) -> list[int]:
+        """Evaluations of each refinement of a plan of `horizon` steps, at most."""
+        ...
+
+    def fitting(self, evaluations: int, horizon: int) -> "Phased":
+        """The same planner with at most so many evaluations in all, if it can; else the smallest there is."""
+        ...
+
+    def refinements(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Iterator[Search]:
+        """One answer after the other, each with the evaluations until then."""
+        ...
+
+
 @dataclass
 class Speeds:
     """Seconds per evaluation (a candidate's step, for all problems together), by the number of problems."""
@@ -81,10 +109,10 @@ class Speeds:
 class Deadline:
     """A planner in its own right. `Search.evaluations` says what was used, the measurement included."""
 
-    planner: Refiner  # its samples and iterations are the most that will be used
+    planner: Refiner | Phased  # its size is the most that will be used
     milliseconds: float  # for one plan of all problems, from the call to the answer
     margin: float = 0.1  # share of the time that is not planned with
-    least_samples: int = 16  # a plan takes one iteration of so many, however late
+    least_samples: int = 16  # a plan takes one iteration of so many, however late; or one phase
     clock: Callable[[], float] = field(default=time.perf_counter, repr=False)  # in seconds
     speeds: Speeds = field(default_factory=Speeds, repr=False, compare=False)  # what was measured so far
 
@@ -113,34 +141,71 @@ class Deadline:
     def refinements(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Iterator[Search]:
         """The same, one answer after the other; what the caller does in between counts as time, too."""
         end = self.clock() + self.milliseconds / 1000 * (1 - self.margin)
+        if isinstance(self.planner, Refiner):
+            yield from self._made_smaller(self.planner, cost, start, generator, end)
+        else:
+            yield from self._cut_short(self.planner, cost, start, generator, end)
+
+    def _made_smaller(
+        self, planner: Refiner, cost: SequenceCost, start: Plan, generator: Randomness, end: float
+    ) -> Iterator[Search]:
         problems, horizon = start.mean.shape[:2]
-        room, spent = self.planner.samples, 0
+        least = _least(planner.samples, self.least_samples)
+        room, spent = planner.samples, 0
         if self.speeds.expected(problems) is None:
             # its noise is dealt again, so that the answer with time to spare is the inner planner's
-            probe = self.planner.with_budget(self._least(), 1).refinements(cost, start, copied(generator))
+            probe = planner.with_budget(least, 1).refinements(cost, start, copied(generator))
             for found, _ in self._timed(probe, problems):
                 spent = found.evaluations
                 yield found
-            room -= self._least()
-        affordable = int((end - self.clock()) / max(1e-12, self.speeds.expected(problems) or 0.0)) // horizon
-        if spent > 0 and min(room, affordable) < self._least():
+            room -= least
+        affordable = self._affordable(end, problems) // horizon
+        if spent > 0 and min(room, affordable) < least:
             return
-        inner = self.planner.with_budget(*self._size(affordable, room))
+        inner = planner.with_budget(*_size(planner, affordable, room, least))
         for found, seconds in self._timed(inner.refinements(cost, start, generator), problems):
             yield replace(found, evaluations=found.evaluations + spent)
             if self.clock() + seconds > end:
                 return
 
-    def _least(self) -> int:
-        # a quarter at most, as the first plan's samples pay for the measurement
-        return min(self.planner.samples, self.least_samples, max(2, self.planner.samples // 4))
+    def _cut_short(
+        self, planner: Phased, cost: SequenceCost, start: Plan, generator: Randomness, end: float
+    ) -> Iterator[Search]:
+        problems, horizon = start.mean.shape[:2]
+        room, spent = sum(planner.schedule(horizon)), 0
+        least = min(self.least_samples * horizon, room // 4)
+        if self.speeds.expected(problems) is None:
+            probe = planner.fitting(least, horizon)
+            for found in self._until(end, probe, cost, start, copied(generator)):
+                spent = found.evaluations
+                yield found
+            room -= spent
+        size = min(room, self._affordable(end, problems))
+        if spent > 0 and size < least:
+            return
+        inner = planner.fitting(max(least, size), horizon)
+        if inner.schedule(horizon)[0] > size:
+            inner = planner.fitting(size, horizon)
+        for found in self._until(end, inner, cost, start, generator):
+            yield replace(found, evaluations=found.evaluations + spent)
 
-    def _size(self, affordable: int, room: int) -> tuple[int, int]:
-        """Samples and iterations: fewer samples first, as an iteration that cannot rank teaches nothing."""
-        least, iterations = self._least(), self.planner.iterations
-        if affordable // iterations >= least:
-            return min(room, affordable // iterations), iterations
-        return least, min(iterations, max(1, affordable // least))
+    def _until(
+        self, end: float, planner: Phased, cost: SequenceCost, start: Plan, generator: Randomness
+    ) -> Iterator[Search]:
+        """One phase, and those after it that will end in time if they are as fast as the one before."""
+        problems, horizon = start.mean.shape[:2]
+        before, upcoming = 0, planner.schedule(horizon)[1:]
+        searches = self._timed(planner.refinements(cost, start, generator), problems)
+        for number, (found, seconds) in enumerate(searches):
+            yield found
+            # a tree that has been seen to its end asks for nothing
+            done, before = max(1, found.evaluations - before), found.evaluations
+            if number < len(upcoming) and self.clock() + seconds * upcoming[number] / done > end:
+                return
+
+    def _affordable(self, end: float, problems: int) -> int:
+        """Evaluations until `end`, at the speed that is expected."""
+        return max(0, int((end - self.clock()) / max(1e-12, self.speeds.expected(problems) or 0.0)))
 
     def _timed(self, searches: Iterator[Search], problems: int) -> Iterator[tuple[Search, float]]:
         """Each `Search` with the seconds that it took, from which `speeds` learns."""
@@ -152,9 +217,23 @@ class Deadline:
             if found is None:
                 return
             seconds = self.clock() - before
-            self.speeds.learn(problems, seconds / (found.evaluations - evaluations))
+            if found.evaluations > evaluations:
+                self.speeds.learn(problems, seconds / (found.evaluations - evaluations))
             evaluations = found.evaluations
             yield found, seconds
+
+
+def _least(samples: int, least_samples: int) -> int:
+    # a quarter at most, as the first plan's samples pay for the measurement
+    return min(samples, least_samples, max(2, samples // 4))
+
+
+def _size(planner: Refiner, affordable: int, room: int, least: int) -> tuple[int, int]:
+    """Samples and iterations: fewer samples first, as an iteration that cannot rank teaches nothing."""
+    iterations = planner.iterations
+    if affordable // iterations >= least:
+        return min(room, affordable // iterations), iterations
+    return least, min(iterations, max(1, affordable // least))
 
 
 def copied(generator: Randomness) -> Randomness:

@@ -14,12 +14,12 @@ evaluations per model step (see `descent`).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from jepaplan.interfaces import SequenceCost
-from jepaplan.planners.descent import Descent, descend
+from jepaplan.planners.descent import GRADIENT_EVALUATIONS, Descent, descend
 from jepaplan.planners.plan import last, uninformed
 from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_sampling, draw
 from jepaplan.planners.stepwise import cheapest
@@ -51,6 +51,20 @@ class GradientDescent:
     def initial(self, problems: int, action_dim: int, device: torch.device | str = "cpu") -> Plan:
         """The plan to start from when nothing is known."""
         return uninformed(problems, self.horizon, action_dim, self.std, device)
+
+    def schedule(self, horizon: int) -> list[int]:
+        """Evaluations of each refinement."""
+        look = self.starts * horizon
+        return [GRADIENT_EVALUATIONS * look] * self.descent.steps + [look]
+
+    def fitting(self, evaluations: int, horizon: int) -> "GradientDescent":
+        """The same planner with at most so many evaluations, if it can: fewer steps, then fewer starts."""
+        steps = (evaluations // (self.starts * horizon) - 1) // GRADIENT_EVALUATIONS
+        starts = self.starts
+        if steps < 1:
+            starts = min(starts, evaluations // ((GRADIENT_EVALUATIONS + 1) * horizon))
+        descent = replace(self.descent, steps=min(self.descent.steps, max(1, steps)))
+        return replace(self, starts=max(1, starts), descent=descent)
 
     @torch.no_grad()
     def refinements(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Iterator[Search]:

@@ -14,15 +14,23 @@ evaluations per model step (see `descent`).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from jepaplan.interfaces import SequenceCost
-from jepaplan.planners.descent import Adam, Descent, descended
-from jepaplan.planners.plan import check_elites, evaluate, fit_elites, gathered, last, uninformed
+from jepaplan.planners.descent import GRADIENT_EVALUATIONS, Adam, Descent, descended
+from jepaplan.planners.plan import (
+    check_elites,
+    evaluate,
+    fit_elites,
+    gathered,
+    last,
+    scaled_elites,
+    uninformed,
+)
 from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_sampling, draw, within
 from jepaplan.planners.stepwise import cheapest
 from jepaplan.types import Plan, Search
@@ -60,6 +68,27 @@ class GradientCEM:
     def initial(self, problems: int, action_dim: int, device: torch.device | str = "cpu") -> Plan:
         """The plan to start from when nothing is known."""
         return uninformed(problems, self.horizon, action_dim, self.std, device)
+
+    def schedule(self, horizon: int) -> list[int]:
+        """Evaluations of each refinement."""
+        of_elite = GRADIENT_EVALUATIONS * self.descent.steps + 1
+        return [(self.samples + self.elites * of_elite) * horizon] * self.iterations
+
+    def fitting(self, evaluations: int, horizon: int) -> "GradientCEM":
+        """The same planner with at most so many evaluations, if it can: fewer iterations, then fewer samples.
+
+        As large a share of them are elites.
+        """
+        iterations = evaluations // self.schedule(horizon)[0]
+        if iterations >= 1:
+            return replace(self, iterations=min(self.iterations, iterations))
+        smaller = self
+        for samples in range(self.samples, 1, -1):
+            elites = scaled_elites(self.elites, samples, of=self.samples)
+            smaller = replace(self, samples=samples, elites=elites, iterations=1)
+            if smaller.schedule(horizon)[0] <= evaluations:
+                break
+        return smaller
 
     @torch.no_grad()
     def refinements(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Iterator[Search]:

@@ -157,7 +157,7 @@ class NodeActions:
 
     def available(self, count: int) -> int:
         """How many edges a node can have when `count` are wanted: a bank may hold fewer."""
-        return count if self.bank is None else min(count, len(self.bank) + self.keep_nominal)
+        return edges_available(count, self.bank, self.keep_nominal)
 
     def draw(
         self, depth: Int[Tensor, "B N"], count: int
@@ -258,6 +258,11 @@ class NodeActions:
         order = waiting.topk(count, dim=-1, largest=False).indices
         # the weights have had their say in the draw
         return order, bank.new_zeros(order.shape)
+
+
+def edges_available(count: int, bank: Float[Tensor, "n C A"] | None, keep_nominal: bool) -> int:
+    """How many edges a node can have when `count` are wanted: all that a bank holds, and the plan's own."""
+    return count if bank is None else min(count, len(bank) + keep_nominal)
 
 
 @dataclass(frozen=True)

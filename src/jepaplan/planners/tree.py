@@ -24,7 +24,7 @@ The memory of a tree, `simulations` latents for each problem, stays with the pla
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -36,7 +36,14 @@ from torch import Tensor
 from jepaplan.interfaces import SequenceCost, StepwiseCost
 from jepaplan.planners.plan import uninformed
 from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_sampling
-from jepaplan.planners.stepwise import NodeActions, as_stepwise, check_bank, expand_chunk, refuse_dead_ends
+from jepaplan.planners.stepwise import (
+    NodeActions,
+    as_stepwise,
+    check_bank,
+    edges_available,
+    expand_chunk,
+    refuse_dead_ends,
+)
 from jepaplan.planners.tree_loops import Paths, Turn
 from jepaplan.planners.tree_rules import PUCT, Rule
 from jepaplan.planners.tree_statistics import (
@@ -86,6 +93,22 @@ class TreeSearch:
     def initial(self, problems: int, action_dim: int, device: torch.device | str = "cpu") -> Plan:
         """The plan to start from when nothing is known."""
         return uninformed(problems, self.horizon, action_dim, self.std, device)
+
+    def schedule(self, horizon: int) -> list[int]:
+        """Evaluations of each refinement, at most: a tree that has been seen to its end asks for fewer."""
+        branches = edges_available(self.branches, self.bank, self.keep_nominal)
+        return [number * self._chunk for _, number in self.rule.phases(self.simulations, branches)]
+
+    def fitting(self, evaluations: int, horizon: int) -> "TreeSearch":
+        """The same planner with at most so many evaluations, if it can: fewer simulations."""
+        simulations = min(self.simulations, max(1, evaluations // self._chunk))
+        smaller = replace(self, simulations=simulations)
+        smaller.__dict__["_left"] = self._left  # one memory for all sizes
+        return smaller
+
+    @property
+    def _chunk(self) -> int:
+        return 1 if self.bank is None else self.bank.shape[1]
 
     @torch.no_grad()
     def refinements(

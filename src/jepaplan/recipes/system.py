@@ -26,7 +26,7 @@ from jepaplan.models.value_heads import InverseDynamics, QuasimetricHead, ReadVa
 from jepaplan.models.world_model import LatentWorldModel
 from jepaplan.objectives.imagined_ways import ImaginedWays, WaysConfig
 from jepaplan.planners.cem import CEM
-from jepaplan.planners.deadline import Deadline, Refiner
+from jepaplan.planners.deadline import Deadline
 from jepaplan.planners.hybrid import GradientCEM
 from jepaplan.planners.icem import ICEM
 from jepaplan.planners.mppi import MPPI
@@ -229,14 +229,9 @@ def in_int8(world_model: WorldModel) -> WorldModel:
 
 
 def in_time(planner: PlannerConfig, milliseconds: float | None) -> PlannerConfig | Deadline:
-    """The planner, cut short after so many milliseconds of each search; None: it takes its time."""
+    """The planner, made to end after so many milliseconds of each search; None: it takes its time."""
     if milliseconds is None:
         return planner
-    if not isinstance(planner, Refiner):
-        raise InputError(
-            f"{type(planner).__name__} cannot be made smaller to fit {milliseconds:g} ms; leave --budget-ms "
-            "out, or choose --planner mppi, cem, icem or shooting"
-        )
     return Deadline(planner=planner, milliseconds=milliseconds)
 
 

@@ -89,7 +89,8 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
         if run.experiment.learns_value
         else baseline_distance(run.experiment)
     )
-    controller = build_controller(run.experiment, model, distance)
+    prior = run.system.action_prior(run.experiment.control)
+    controller = build_controller(run.experiment, model, distance, prior=prior)
     controller.kept_candidates = max(options.candidates, controller.kept_candidates)
     controller.reset(goal, SeedTree(options.seed).torch("plan"))
     action = controller.act(start)[0]

@@ -22,7 +22,7 @@ from jepaplan.recipes.experiment import CostConfig
 from jepaplan.recipes.methods import methods_of
 from jepaplan.recipes.planner_study import PLANNERS
 from jepaplan.recipes.run import TrainOptions, load_run, train
-from jepaplan.recipes.system import build_controller
+from jepaplan.recipes.system import Interface, build_controller, build_system
 from jepaplan.recipes.value_batches import ImaginedActions
 from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.training.stage import FitConfig
@@ -188,6 +188,24 @@ def test_goals_of_all_kinds_are_where_the_model_is(loaded, goal):
         for _ in range(3):
             assert control.act(pictures[0]).device.type == "cpu"
         assert control.last.costs.device == PLACE
+
+
+def test_a_prior_is_asked_where_the_model_is():
+    experiment = tiny_experiment("wall_big_paths_prior", planner=small(PLANNERS["MPPI"]))
+    world, instances = find_world("WallBig"), load_instances("WallBig-tuning").subset(3)
+    actions = []
+    for watch in (nullcontext(), Elsewhere()):
+        encoder = experiment.encoder
+        image = (encoder.image_channels, encoder.image_size, encoder.image_size)
+        system = build_system(experiment, Interface(image=image, action_dim=2))
+        with watch, torch.no_grad():
+            if isinstance(watch, Elsewhere):
+                system.to(PLACE)
+            prior = system.action_prior(experiment.control)
+            control = build_controller(experiment, system.world_model, mean_square, prior=prior)
+            control.reset(world.observe(instances.goals), torch.Generator().manual_seed(0))
+            actions.append(control.act(world.observe(instances.starts)))
+    torch.testing.assert_close(actions[0], actions[1], atol=1e-3, rtol=1e-3)
 
 
 HEADS = {

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from jepaplan.recipes.catalogue import find_recipe
 from jepaplan.recipes.experiment import ImaginedValueStage, JointStage, RecordingConfig, ValueStage
+from jepaplan.recipes.prior_stages import ActionPriorStage
 from jepaplan.training.checkpoint import read_weights
 
 UPDATES = 4
@@ -16,6 +17,8 @@ def tiny_stage(stage, updates):
     if isinstance(stage, ImaginedValueStage):
         few = {"states": 16, "walkers": 8, "walk_steps": 4, "directions": 8, "reach": 3, "belief": 10.0}
         return replace(stage, scenes=2, imagination=replace(stage.imagination, **few))
+    if isinstance(stage, ActionPriorStage):
+        return replace(stage, model=replace(stage.model, hidden=16))
     if isinstance(stage, ValueStage | JointStage):
         stage = replace(stage, value=replace(stage.value, batch_goals=8))
     return replace(stage, steps=3)

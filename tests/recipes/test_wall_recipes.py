@@ -19,7 +19,7 @@ def test_recipes_know_their_name_and_world(name):
 
 def test_all_worlds_have_every_method_at_both_sizes():
     for name in {**WALL_RECIPES, **MAZE_RECIPES}:
-        if name != "wall_big_paths":
+        if not name.startswith("wall_big_paths"):
             assert name.replace("small", "big") in RECIPES
             assert name.replace("wall_small", "maze").replace("wall_big", "maze") in MAZE_RECIPES
             assert f"{name.removesuffix('_cpu')}_cpu" in RECIPES

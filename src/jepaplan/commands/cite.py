@@ -62,6 +62,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "PredictorStage": ("destrade2026value",),
     "ImaginedValueStage": ("eysenbach2019search", "gonzalez1985clustering"),
     "ValueHeadStage": (),
+    "ActionPriorStage": ("ghosh2021learning", "andrychowicz2017hindsight"),
     # what stages that read frames weigh
     "vcreg": ("bardes2022vicreg",),
     "pldm": ("sobal2025learning",),

@@ -86,6 +86,11 @@ class Options:
     precision: Precision | None = None
     """Of imagination while planning; without it, the recipe's. int8: the predictor's products are those of
     8-bit integers, with --device cpu on processors that have instructions for them (VNNI)."""
+    prior: str | None = None
+    """The stage of the run whose action prior leads the search, such as action_prior; none: nothing leads it.
+    Without it, the recipe's."""
+    prior_share: float | None = None
+    """Of the candidates that come from the prior; without it, the recipe's."""
     references: bool = True
     """Evaluate the four references as well."""
     report: bool = True
@@ -173,7 +178,17 @@ def changed(run: LoadedRun, options: Options) -> LoadedRun:
     cost = run.experiment.cost if options.cost is None else replace(run.experiment.cost, over=options.cost)
     if options.precision is not None:
         cost = replace(cost, precision=options.precision)
-    return with_planner(run, planner=planner, cost=cost)
+    control = run.experiment.control
+    if options.prior is not None:
+        control = replace(control, prior=None if options.prior == "none" else options.prior)
+    if options.prior_share is not None:
+        if control.prior is None:
+            raise InputError(
+                f"--prior-share {options.prior_share:g} belongs to a search that a prior leads; write "
+                "--prior with the stage that trained one, or leave it out"
+            )
+        control = replace(control, prior_share=options.prior_share)
+    return with_planner(run, planner=planner, cost=cost, control=control)
 
 
 def same_kind(planner: PlannerConfig, other: PlannerConfig) -> bool:

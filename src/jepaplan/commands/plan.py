@@ -129,8 +129,9 @@ def act(
     run: LoadedRun, options: Options, distance: Distance, seen: tuple[Observation, Observation]
 ) -> tuple[Float[Tensor, " A_env"], Decision]:
     """What to do at the first of two observations to get to the second, and what was considered."""
+    prior = run.system.action_prior(run.experiment.control)
     controller = build_controller(
-        run.experiment, run.system.world_model, distance, milliseconds=options.budget_ms
+        run.experiment, run.system.world_model, distance, milliseconds=options.budget_ms, prior=prior
     )
     # how many there will be is known beforehand only of a search that takes its time
     considered = 0 if options.budget_ms is None else samples_of(run.experiment.planner) or 0

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from jepaplan.control.devices import seen_at_home
 from jepaplan.control.goals import Goal, PursuedGoal, Standing, as_goal
+from jepaplan.control.learned_prior import LearnedPrior, leadable
 from jepaplan.control.record import Decision, shortlist
 from jepaplan.interfaces import CostTerms, Planner, Prepared, SequenceCost, WorldModel
 from jepaplan.planners.proposals import shifted
@@ -59,6 +60,7 @@ class RecedingHorizon:
     world_model: WorldModel
     planner: Planner
     cost: CostTerms
+    prior: LearnedPrior | None = None  # leads the search: it is asked at every replan
     replan_every: int = 1  # environment steps
     warm_start: Literal["shift", "keep"] = "shift"
     episode_steps: int | None = None  # None: the horizon never shrinks
@@ -76,6 +78,8 @@ class RecedingHorizon:
             )
         if self.episode_steps is not None and self.episode_steps < 1:
             raise InputError(f"episode_steps must be at least 1, or None; got {self.episode_steps}")
+        if self.prior is not None:
+            leadable(self.planner)
         if self.world_model.stride != 1:
             raise InputError(
                 f"this world model covers {self.world_model.stride} environment steps per model step; "
@@ -143,8 +147,11 @@ class RecedingHorizon:
         prepared = self.cost.prepare(goal) if isinstance(self.cost, Prepared) else 0
         cost = self.cost.bind(self.world_model, latent, goal)
         generators = [pursuit.generators[problem] for problem in due.tolist()]
-        search = self.planner.plan(cost, start, generators)
-        horizon = start.mean.shape[1]
+        horizon, planner = start.mean.shape[1], self.planner
+        if self.prior is not None:
+            planner = self.prior.lead(planner, latent, goal, horizon)
+            prepared += horizon * len(due)
+        search = planner.plan(cost, start, generators)
         pursuit.plans[due, :horizon] = search.plan.mean
         pursuit.plans[due, horizon:] = 0
         pursuit.executed[due] = 0

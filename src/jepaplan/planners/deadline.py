@@ -24,7 +24,7 @@ import torch
 
 from jepaplan.interfaces import SequenceCost
 from jepaplan.planners.plan import last
-from jepaplan.planners.proposals import Randomness
+from jepaplan.planners.proposals import Proposal, Randomness
 from jepaplan.types import InputError, Plan, Search
 
 
@@ -53,6 +53,10 @@ class Refiner(Protocol):
 
     def with_budget(self, samples: int, iterations: int) -> "Refiner":
         """The same planner with fewer samples and iterations."""
+        ...
+
+    def with_proposal(self, proposal: Proposal, share: float) -> "Refiner":
+        """The same planner, of whose candidates the share comes from `proposal`."""
         ...
 
     def refinements(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Iterator[Search]:
@@ -133,6 +137,15 @@ class Deadline:
     def initial(self, problems: int, action_dim: int, device: torch.device | str = "cpu") -> Plan:
         """The inner planner's."""
         return self.planner.initial(problems, action_dim, device)
+
+    def with_proposal(self, proposal: Proposal, share: float) -> "Deadline":
+        """The same deadline, with the same measurements, for the inner planner with this proposal."""
+        if not isinstance(self.planner, Refiner):
+            raise InputError(
+                f"{type(self.planner).__name__} takes no candidates from elsewhere; put MPPI, CEM, ICEM or "
+                "RandomShooting into the deadline"
+            )
+        return replace(self, planner=self.planner.with_proposal(proposal, share))
 
     def plan(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Search:
         """Refine `start` until the time is up or the inner planner's budget used."""

@@ -41,6 +41,7 @@ from jepaplan.planners.proposals import (
     propose,
     within,
 )
+from jepaplan.planners.proposals_bank import beside
 from jepaplan.types import InputError, Plan, Search
 
 
@@ -82,13 +83,17 @@ class ICEM:
         elites = scaled_elites(self.elites, samples, of=self.samples)
         return replace(self, samples=samples, iterations=iterations, elites=elites)
 
+    def with_proposal(self, proposal: Proposal, share: float) -> "ICEM":
+        """The same planner, of whose candidates the share comes from `proposal`."""
+        return replace(self, proposal=beside(self._own_proposal(), proposal, share))
+
     def plan(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Search:
         """Refine `start`: its horizon counts, and its std is where the noise begins."""
         return last(self.refinements(cost, start, generator))
 
     def refinements(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Iterator[Search]:
         """The same, one iteration after the other."""
-        sampler = _Coloured(self.bounds, self.proposal or ColouredNoise(exponent=self.exponent))
+        sampler = _Coloured(self.bounds, self._own_proposal())
 
         def drawn(plan: Plan, iteration: int) -> Tensor:
             # the mean is no sample while it still moves: it would be an elite again and again
@@ -97,6 +102,9 @@ class ICEM:
 
         kept = round(self.reused * self.elites)
         return best_so_far(refine(cost, start, self.iterations, drawn, self._refit, kept))
+
+    def _own_proposal(self) -> Proposal:
+        return self.proposal or ColouredNoise(exponent=self.exponent)
 
     def population(self, iteration: int) -> int:
         """Candidates drawn in an iteration, counted from 0."""

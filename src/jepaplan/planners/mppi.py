@@ -42,9 +42,11 @@ from jepaplan.planners.proposals import (
     Proposal,
     Randomness,
     check_sampling,
+    own_proposal,
     propose,
     within,
 )
+from jepaplan.planners.proposals_bank import beside
 from jepaplan.types import InputError, Plan, Search
 
 
@@ -99,6 +101,10 @@ class MPPI:
         """The same planner with fewer samples and iterations; as large a share of them are elites."""
         elites = None if self.elites is None else scaled_elites(self.elites, samples, of=self.samples)
         return replace(self, samples=samples, iterations=iterations, elites=elites)
+
+    def with_proposal(self, proposal: Proposal, share: float) -> "MPPI":
+        """The same planner, of whose candidates the share comes from `proposal`."""
+        return replace(self, proposal=beside(own_proposal(self), proposal, share), correlation=0.0)
 
     def plan(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Search:
         """Refine `start`: its horizon counts, and its std is where the noise begins."""

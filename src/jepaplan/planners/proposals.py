@@ -171,12 +171,16 @@ def around(plan: Plan, noise: Float[Tensor, "B S H A"]) -> Float[Tensor, "B S H 
     return noise.mul_(plan.std[:, None]).add_(plan.mean[:, None])
 
 
+def own_proposal(sampler: Sampler) -> Proposal:
+    """Where a planner takes its candidates from: its proposal, or Gaussian noise with its correlation."""
+    return sampler.proposal or GaussianNoise(correlation=sampler.correlation)
+
+
 def propose(
     sampler: Sampler, plan: Plan, samples: int, generator: Randomness, *, keep_nominal: bool
 ) -> Float[Tensor, "B S H A"]:
     """Allowed candidates around `plan`; with `keep_nominal` the first is the mean, without noise."""
-    proposal = sampler.proposal or GaussianNoise(correlation=sampler.correlation)
-    candidates = proposal.sample(plan, samples, generator)
+    candidates = own_proposal(sampler).sample(plan, samples, generator)
     if keep_nominal:
         candidates[:, 0] = plan.mean
     return candidates if sampler.bounds is None else sampler.bounds.project(candidates)

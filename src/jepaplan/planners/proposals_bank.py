@@ -8,15 +8,18 @@ goals: whoever does binds them into the callable of an `ActionPrior` before plan
     bank, anchor                           RecordedChunks.chunks, one of them
     residual                               RecordedChunks.residual
     pi(s), inverse dynamics (s, g) -> a    ActionPrior.prior, with state and goal already bound
+    N(mu_t, sigma_t), step by step         AroundPlan.plan
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from jepaplan.interfaces import Planner
 from jepaplan.planners.proposals import Proposal, Randomness, around, deal, unit_noise
 from jepaplan.types import InputError, Plan
 
@@ -85,16 +88,32 @@ class ActionPrior:
     def sample(self, current: Plan, samples: int, generator: Randomness) -> Float[Tensor, "B S H A"]:
         """Candidates around the prior's sequences."""
         mean = self.prior(current.mean.shape[1])
-        if mean.shape != current.mean.shape:
+        led = AroundPlan(plan=Plan(mean=mean, std=torch.full_like(mean, self.std)), exact=self.exact)
+        return led.sample(current, samples, generator)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AroundPlan:
+    """Noise around a plan that was known before the search, whatever the current one is.
+
+    Its deviation may be another at every step, as a learned prior's is.
+    """
+
+    plan: Plan  # of the problems that are searched now, with their horizon
+    exact: bool = True  # the first candidate has no noise
+
+    def sample(self, current: Plan, samples: int, generator: Randomness) -> Float[Tensor, "B S H A"]:
+        """Candidates around `plan`."""
+        if self.plan.mean.shape != current.mean.shape:
             raise InputError(
-                f"the prior gave actions of shape {tuple(mean.shape)} for plans of shape "
+                f"the prior gave actions of shape {tuple(self.plan.mean.shape)} for plans of shape "
                 f"{tuple(current.mean.shape)} (B H A); bind it to the problems that are planned now"
             )
         noise = unit_noise(current, samples, 0.0, generator)
         if self.exact:
             noise[:, 0] = 0
-        mean = mean.to(current.mean)
-        return around(Plan(mean=mean, std=torch.full_like(mean, self.std)), noise)
+        led = Plan(mean=self.plan.mean.to(current.mean), std=self.plan.std.to(current.mean))
+        return around(led, noise)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,6 +142,20 @@ class Mixture:
             if count > 0
         ]
         return torch.cat(drawn, dim=1)
+
+
+@runtime_checkable
+class TakesProposals(Protocol):
+    """A planner that can be given candidates of another origin: every sampling planner."""
+
+    def with_proposal(self, proposal: Proposal, share: float) -> Planner:
+        """The same planner, of whose candidates the share comes from `proposal` and the rest as before."""
+        ...
+
+
+def beside(own: Proposal, other: Proposal, share: float) -> Mixture:
+    """A share of the candidates from `other`. It comes last: the first candidate may be the plan's mean."""
+    return Mixture(parts=(own, other), shares=(1 - share, share))
 
 
 def action_chunks(

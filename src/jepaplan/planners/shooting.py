@@ -19,8 +19,10 @@ from jepaplan.planners.proposals import (
     Proposal,
     Randomness,
     check_sampling,
+    own_proposal,
     propose,
 )
+from jepaplan.planners.proposals_bank import beside
 from jepaplan.types import Plan, Search
 
 
@@ -59,6 +61,10 @@ class RandomShooting:
     def with_budget(self, samples: int, iterations: int) -> "RandomShooting":
         """The same planner with fewer samples."""
         return replace(self, samples=samples)
+
+    def with_proposal(self, proposal: Proposal, share: float) -> "RandomShooting":
+        """The same planner, of whose candidates the share comes from `proposal`."""
+        return replace(self, proposal=beside(own_proposal(self), proposal, share), correlation=0.0)
 
     def plan(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Search:
         """The cheapest of `samples` candidates around `start`."""

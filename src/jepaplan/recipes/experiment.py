@@ -11,12 +11,14 @@ field can be set from the command line. Stages are trained in the order in which
     PredictorStage      Sep, second part              predictor, on latents that are encoded once
     ImaginedValueStage  ours                          distance on frozen latents, from imagined states
     ValueHeadStage      not in the paper              a value head on frozen latents, by TD or regression
+    ActionPriorStage    not in the paper              goal-conditioned inverse dynamics on frozen latents
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jepaplan.control.learned_prior import check_lead, leadable
 from jepaplan.data.mirrors import Mirror
 from jepaplan.envs.worlds import WORLDS, nearest
 from jepaplan.models.encoders import CompactConfig, ImpalaConfig
@@ -39,6 +41,7 @@ from jepaplan.planners.icem import ICEM
 from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.shooting import RandomShooting
 from jepaplan.planners.tree import TreeSearch
+from jepaplan.recipes.prior_stages import ActionPriorStage
 from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.training.stage import FitConfig
 from jepaplan.types import InputError
@@ -157,6 +160,7 @@ StageConfig = (
     | PredictorStage
     | ImaginedValueStage
     | ValueHeadStage
+    | ActionPriorStage
 )
 
 
@@ -182,6 +186,12 @@ class ControlConfig:
     replan_every: int = 1  # environment steps
     warm_start: Literal["shift", "keep"] = "shift"
     shrink: bool = False  # no plan looks beyond the end of the episode
+    prior: str | None = None  # the stage whose action prior leads the search; None: nothing does
+    prior_share: float = 0.5  # of the candidates, with a prior
+    prior_std: float | None = None  # around the prior, in normalised action units; None: as it learned
+
+    def __post_init__(self) -> None:
+        check_lead(self.prior_share, self.prior_std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +224,9 @@ class Experiment:
             _refuse_other_seed(stage, number, self.seed)
             _refuse_missing_inverse_dynamics(stage, self.stages[:number])
             _refuse_nothing_to_learn(stage, self.distance)
+        if self.control.prior is not None:
+            _refuse_untrained_prior(self.control.prior, self.stages)
+            leadable(self.planner)
         if self.distance.kind == "imagined_ways":
             _refuse_unbelieved_ways(self.predictor, self.stages)
         if self.cost.precision == "int8":
@@ -260,6 +273,16 @@ def _refuse_missing_inverse_dynamics(stage: StageConfig, before: Sequence[StageC
             f"stage {stage.name!r} reads from the inverse dynamics what an imagined step did, and no stage "
             "before it trains them; give an earlier stage a weight, for example --stages.0.weights."
             "inverse-dynamics 4"
+        )
+
+
+def _refuse_untrained_prior(prior: str, stages: Sequence[StageConfig]) -> None:
+    trained = [stage.name for stage in stages if isinstance(stage, ActionPriorStage)]
+    if prior not in trained:
+        raise InputError(
+            f"control.prior={prior!r} names no stage that trains an action prior; this experiment has "
+            f"{', '.join(trained) or 'none'}. Leave it out, or train a recipe that has one, such as "
+            "wall_big_paths_prior (in Python: an ActionPriorStage in stages)"
         )
 
 

@@ -43,9 +43,10 @@ def methods_of(
 ) -> tuple[Method, ...]:
     """What is compared: ours first, then the baseline, then the references."""
     experiment, model = run.experiment, run.system.world_model
+    prior = run.system.action_prior(experiment.control)
 
     def controller(world_model: WorldModel, distance: Distance) -> Controller:
-        return build_controller(experiment, world_model, distance, world.episode_steps, milliseconds)
+        return build_controller(experiment, world_model, distance, world.episode_steps, milliseconds, prior)
 
     found: list[Method] = []
     if experiment.learns_value:

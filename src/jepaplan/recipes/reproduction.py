@@ -191,7 +191,10 @@ def evaluate_cell(
         distance = system.steps_to_go(cell.experiment.cost, cell.experiment.distance.ways)
     else:
         distance = baseline_distance(cell.experiment)
-    controller = build_controller(cell.experiment, system.world_model, distance, world.episode_steps)
+    prior = system.action_prior(cell.experiment.control)
+    controller = build_controller(
+        cell.experiment, system.world_model, distance, world.episode_steps, prior=prior
+    )
     options = EpisodeOptions(episode_steps=world.episode_steps, on_progress=note)
     return run_episodes(world, instances, controller, SeedTree(0).torch("plan"), options)
 

@@ -14,6 +14,7 @@ from jepaplan.data.sprite_videos import SpriteConfig
 from jepaplan.data.tubelet_masks import MaskConfig
 from jepaplan.data.video_clips import ClipConfig
 from jepaplan.models.encoders import CompactConfig, ImpalaConfig
+from jepaplan.models.goal_inverse_dynamics import GoalInverseDynamicsConfig
 from jepaplan.models.keypoint_encoder import KeypointConfig
 from jepaplan.models.local_predictor import LocalPredictorConfig
 from jepaplan.models.masked_predictor import MaskedPredictorConfig
@@ -41,6 +42,7 @@ from jepaplan.planners.shooting import RandomShooting
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import PUCT, GumbelHalving
 from jepaplan.recipes import experiment, video
+from jepaplan.recipes.prior_stages import ActionPriorStage
 from jepaplan.recipes.value_batches import ImaginedActions
 from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.training.stage import FitConfig
@@ -96,6 +98,8 @@ _RECORDS: dict[str, type] = {
         ValueHeadStage,
         ValueHeadConfig,
         Reading,
+        ActionPriorStage,
+        GoalInverseDynamicsConfig,
         GoalMixture,
         ImaginedActions,
         NormBound,

@@ -12,6 +12,7 @@ from jepaplan.recipes.experiment import (
 from jepaplan.recipes.frame_stages import joint_stage, moving_point_stage, prediction_stage, value_stage
 from jepaplan.recipes.latent_stages import imagined_value_stage, latent_value_stage, predictor_stage
 from jepaplan.recipes.materials import Materials, Report, silent
+from jepaplan.recipes.prior_stages import ActionPriorStage, action_prior_stage
 from jepaplan.recipes.value_stages import ValueHeadStage, value_head_stage
 from jepaplan.training.stage import Stage
 
@@ -39,3 +40,5 @@ class Workshop(Materials):
                 return imagined_value_stage(self, config)
             case ValueHeadStage():
                 return value_head_stage(config, self)
+            case ActionPriorStage():
+                return action_prior_stage(config, self)

@@ -218,8 +218,12 @@ class Storyteller:
         if bool(outcomes.success.all()):
             return name, ()
 
+        prior = self.run.system.action_prior(self.run.experiment.control)
+
         def controller(model: WorldModel, distance: Distance) -> Controller:
-            return build_controller(self.run.experiment, model, distance, self.world.episode_steps)
+            return build_controller(
+                self.run.experiment, model, distance, self.world.episode_steps, prior=prior
+            )
 
         parts = LearnedParts(
             world_model=self.model,

@@ -1,12 +1,13 @@
 """From an experiment's records to what they name: models, normalisation, planner, cost and controller."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import nn
 
+from jepaplan.control.learned_prior import GoalPrior, LearnedPrior
 from jepaplan.control.receding_horizon import RecedingHorizon
 from jepaplan.costs.compose import Term, WeightedSum
 from jepaplan.costs.distances import MovingDistance, mean_square
@@ -31,9 +32,17 @@ from jepaplan.planners.hybrid import GradientCEM
 from jepaplan.planners.icem import ICEM
 from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.shooting import RandomShooting
-from jepaplan.recipes.experiment import CostConfig, DistanceConfig, EncoderConfig, Experiment, PlannerConfig
+from jepaplan.recipes.experiment import (
+    ControlConfig,
+    CostConfig,
+    DistanceConfig,
+    EncoderConfig,
+    Experiment,
+    PlannerConfig,
+)
+from jepaplan.recipes.prior_stages import build_action_priors
 from jepaplan.recipes.second_space import SecondSpace
-from jepaplan.recipes.value_stages import build_value_heads
+from jepaplan.recipes.value_stages import build_value_heads, head_key
 from jepaplan.types import InputError, SeedTree
 
 
@@ -46,12 +55,14 @@ class System(nn.Module):
         inverse_dynamics: InverseDynamics,
         distance: nn.Module,
         values: nn.ModuleDict,
+        priors: nn.ModuleDict,
     ) -> None:
         super().__init__()
         self.world_model = world_model
         self.inverse_dynamics = inverse_dynamics
         self.distance = distance
         self.values = values  # heads by the name of their stage
+        self.priors = priors  # of actions, by the name of their stage
 
     def steps_to_go(self, cost: CostConfig, ways: WaysConfig | None = None) -> Distance:
         """What planning takes for the steps to go: the distance, or minus the value that `cost` names.
@@ -69,6 +80,22 @@ class System(nn.Module):
             )
         head = cast(ReadValue, self.values[cost.value])
         return RemainingCost(head if head.takes_goals else WithoutGoal(cast(StateValue, head)))
+
+    def action_prior(self, control: ControlConfig) -> LearnedPrior | None:
+        """What leads the search, if `control` names a prior: it imagines with the world model as trained."""
+        if control.prior is None:
+            return None
+        if head_key(control.prior) not in self.priors:
+            raise InputError(
+                f"there is no action prior {control.prior!r}; this run has "
+                f"{', '.join(self.priors) or 'none'}. Leave control.prior out to plan without one"
+            )
+        return LearnedPrior(
+            prior=cast(GoalPrior, self.priors[head_key(control.prior)]),
+            world_model=self.world_model,
+            share=control.prior_share,
+            std=control.prior_std,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +131,10 @@ def build_system(experiment: Experiment, interface: Interface) -> System:
         else:
             distance = build_distance(experiment.distance, encoder.latent_width)
         values = build_value_heads(experiment.stages, encoder.latent_width, interface.action_dim)
-    return System(world_model, inverse_dynamics, distance, values)
+        priors = build_action_priors(
+            experiment.stages, encoder.latent_width, interface.action_dim, world_model.moves_from
+        )
+    return System(world_model, inverse_dynamics, distance, values, priors)
 
 
 def fit_normalisation(system: System, episodes: Episodes, seed: int, frames: int = 4096) -> None:
@@ -241,8 +271,12 @@ def build_controller(
     distance: Distance,
     episode_steps: int | None = None,
     milliseconds: float | None = None,
+    prior: LearnedPrior | None = None,
 ) -> RecedingHorizon:
-    """The experiment's planner and cost around any world model and distance."""
+    """The experiment's planner and cost around any world model and distance.
+
+    `prior` is `system.action_prior(experiment.control)`; whoever imagines in true states plans without it.
+    """
     cost, control = experiment.cost, experiment.control
     discount = cost.discount if cost.over == "discounted" else 1.0
     goal = GoalDistance(distance=distance, over=cost.over, discount=discount)
@@ -250,12 +284,19 @@ def build_controller(
     if cost.effort:
         terms["effort"] = (cost.effort, ActionEffort())
     # others, such as references, which imagine in true states, are left as they are
-    precision = cost.precision if isinstance(world_model, LatentWorldModel) else "fp32"
+    learned = isinstance(world_model, LatentWorldModel)
+    precision = cost.precision if learned else "fp32"
+    if learned and control.prior is not None and prior is None:
+        raise InputError(
+            f"control.prior={control.prior!r} asks for a search that a prior leads, and none was given; "
+            "write build_controller(..., prior=system.action_prior(experiment.control))"
+        )
     rounded = {"fp32": lambda model: model, "bf16": in_bfloat16, "int8": in_int8}[precision]
     return RecedingHorizon(
         world_model=rounded(world_model),
         planner=in_time(experiment.planner, milliseconds),
         cost=WeightedSum(terms, dtype=torch.bfloat16 if precision == "bf16" else None),
+        prior=replace(prior, bounds=experiment.planner.bounds) if learned and prior is not None else None,
         replan_every=control.replan_every,
         warm_start=control.warm_start,
         episode_steps=episode_steps if control.shrink else None,

@@ -48,7 +48,7 @@ from jepaplan.training.distributed import map_tensors
 from jepaplan.training.stage import FitConfig, Stage
 from jepaplan.types import InputError, SeedTree
 
-_HELD_OUT = 256  # items of a held-out batch
+HELD_OUT = 256  # items of a held-out batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +176,7 @@ def build_value_heads(stages: Iterable[object], latent_width: int, action_dim: i
     """
     return nn.ModuleDict(
         {
-            head_key(stage): ReadValue(
+            head_key(stage.name): ReadValue(
                 build_values(stage.head, latent_width, stage.members, action_dim), stage.reading
             )
             for stage in stages
@@ -185,9 +185,9 @@ def build_value_heads(stages: Iterable[object], latent_width: int, action_dim: i
     )
 
 
-def head_key(stage: ValueHeadStage) -> str:
-    """The name of a stage's head; modules allow no dots."""
-    return stage.name.replace(".", "_")
+def head_key(stage: str) -> str:
+    """The name of a stage's head, by the stage's name; modules allow no dots."""
+    return stage.replace(".", "_")
 
 
 def value_head_stage(
@@ -200,9 +200,9 @@ def value_head_stage(
         held_out: _batches(config, workshop, signals or Signals(), len(ensemble), held_out)
         for held_out in (False, True)
     }
-    held_out = batches[True].sample(workshop.seeds.torch(config.name, "held out"), _HELD_OUT)
-    apart = PairBatches(_recording(workshop, held_out=True), config.discount, None, actions=False)
-    pairs = apart.sample(workshop.seeds.torch(config.name, "held-out pairs"), _HELD_OUT)
+    held_out = batches[True].sample(workshop.seeds.torch(config.name, "held out"), HELD_OUT)
+    apart = PairBatches(recording_of(workshop, held_out=True), config.discount, None, actions=False)
+    pairs = apart.sample(workshop.seeds.torch(config.name, "held-out pairs"), HELD_OUT)
 
     def evaluate() -> dict[str, float]:
         device = next(workshop.system.parameters()).device
@@ -238,12 +238,12 @@ def _ensemble(config: ValueHeadStage, system: nn.Module) -> ValueEnsemble:
         ensemble = ValueEnsemble([NegativeDistance(system.get_submodule("distance"))])
     else:
         heads = cast(nn.ModuleDict, system.get_submodule("values"))
-        if head_key(config) not in heads:
+        if head_key(config.name) not in heads:
             raise InputError(
-                f"the system has no value head {head_key(config)!r}, only {sorted(heads)}; build its "
+                f"the system has no value head {head_key(config.name)!r}, only {sorted(heads)}; build its "
                 "`values` with `build_value_heads(experiment.stages, latent_width, action_dim)`"
             )
-        ensemble = cast(ReadValue, heads[head_key(config)]).ensemble
+        ensemble = cast(ReadValue, heads[head_key(config.name)]).ensemble
     return ensemble.requires_grad_(True)
 
 
@@ -262,7 +262,7 @@ def _objective(
     return ActionValueObjective(ensemble, states.to(next(ensemble.parameters()).device), config.bellman())
 
 
-def _recording(workshop: ValueWorkshop, held_out: bool, steps: int = 1) -> Recording:
+def recording_of(workshop: ValueWorkshop, held_out: bool, steps: int = 1) -> Recording:
     """The recordings that are trained on, or the others; where none of these has `steps`, the same."""
     episodes, trained = workshop.episodes, workshop.trained_episodes
     others = held_out and bool((episodes.lengths[trained:] >= steps).any())
@@ -281,7 +281,7 @@ def _recording(workshop: ValueWorkshop, held_out: bool, steps: int = 1) -> Recor
 def _batches(
     config: ValueHeadStage, workshop: ValueWorkshop, signals: Signals, members: int, held_out: bool
 ) -> SegmentBatches | ReturnBatches | PairBatches:
-    recording = _recording(workshop, held_out, config.steps)
+    recording = recording_of(workshop, held_out, config.steps)
     goals = (config.goals, config.self_goals) if config.takes_goals else None
     if config.method == "pairs":
         return PairBatches(recording, config.discount, config.longest_pair, actions=config.takes_actions)

@@ -30,6 +30,7 @@ from jepaplan.recipes.experiment import (
     PredictorStage,
     RecordingConfig,
 )
+from jepaplan.recipes.prior_stages import ActionPriorStage
 from jepaplan.recipes.value_guided import Setting, approaches_in, on_a_cpu, sweep_in
 from jepaplan.training.stage import FitConfig
 
@@ -94,6 +95,21 @@ def wall_big_paths() -> Experiment:
     )
 
 
+def wall_big_paths_prior() -> Experiment:
+    """The same with a prior of actions, which proposes half of the candidates."""
+    paths = wall_big_paths()
+    prior = ActionPriorStage(
+        fit=FitConfig(updates=2000, batch=256, learning_rate=1e-3, gradient_clip=1.0, evaluate_every=250)
+    )
+    return replace(
+        paths,
+        recipe="wall_big_paths_prior",
+        description=f"{paths.description}; a learned prior proposes actions",
+        stages=(*paths.stages, prior),
+        control=replace(paths.control, prior=prior.name),
+    )
+
+
 # PLDM's coefficients for the recording nearest in size, 81 thousand transitions. On the wall the paper takes
 # VCReg over the batch only, so the variance along time is left to the variant with all of PLDM's terms.
 _VCREG = ObjectiveWeights(prediction=0.0, variance=2.2, covariance=13.0)
@@ -133,6 +149,7 @@ WALL_BIG_CPU = on_a_cpu(WALL_BIG, _COMPACT, horizon=16)
 
 WALL_RECIPES: dict[str, Callable[[], Experiment]] = {
     "wall_big_paths": wall_big_paths,
+    "wall_big_paths_prior": wall_big_paths_prior,
     **approaches_in(WALL_SMALL),
     **approaches_in(WALL_SMALL_CPU, suffix="_cpu"),
     **approaches_in(WALL_BIG),

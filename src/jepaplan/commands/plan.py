@@ -11,6 +11,7 @@ import tyro
 
 from jepaplan.commands.console import RESULTS, table
 from jepaplan.control.record import Decision
+from jepaplan.costs.steps import StepDistance
 from jepaplan.data.frames import picture_to_frame
 from jepaplan.recipes.run import LoadedRun, load_run
 from jepaplan.recipes.system import baseline_distance, build_controller, felt_by, samples_of
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> int:
         [
             f"{rank}{' (tied)' if candidate['tied'] and found['tied'] > 1 else ''}",
             f"{candidate['cost']:.3f}",
-            f"{candidate['distance_at_end']:.2f}",
+            _in_words(candidate["distance_at_end"]),
             ", ".join(f"{number:+.2f}" for number in candidate["first_action"]),
         ]
         for rank, candidate in enumerate(found["candidates"], start=1)
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> int:
     columns = ["candidate", "cost", "distance at its end", "first action"]
     RESULTS.print(table(f"candidates of {found['considered']}, cheapest first", columns, rows))
     RESULTS.print(
-        f"distance from start to goal: {found['distance']:.2f}; {ties_in_words(found['tied'])} "
+        f"distance from start to goal: {_in_words(found['distance'])}; {ties_in_words(found['tied'])} "
         f"(within {found['tie_tolerance']:.3g}); {found['evaluations']:,} model calls in "
         f"{found['seconds'] * 1e3:.0f} ms",
         highlight=False,
@@ -70,6 +71,10 @@ def main(arguments: list[str]) -> int:
     action = ", ".join(f"{number:+.2f}" for number in found["action"])
     RESULTS.print(f"action to execute now, in the environment's units: {action}", highlight=False)
     return 0
+
+
+def _in_words(distance: float | None) -> str:
+    return "unknown to a value of actions" if distance is None else f"{distance:.2f}"
 
 
 def ties_in_words(tied: int) -> str:
@@ -96,10 +101,13 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
     decision = controller.last
     assert decision is not None
     latent, wanted = (model.encode(seen.frames, seen.proprioception) for seen in (start, goal))
-    ends = model.rollout(latent, decision.candidates)[:, :, -1]
-    at_end = distance(ends, wanted[:, None])[0]
+    now: float | None = None
+    at_end: list[float | None] = [None] * decision.costs.shape[1]
+    if not isinstance(distance, StepDistance):  # a value of actions says nothing about a latent alone
+        ends = model.rollout(latent, decision.candidates)[:, :, -1]
+        now, at_end = float(distance(latent, wanted)), distance(ends, wanted[:, None])[0].tolist()
     return {
-        "distance": float(distance(latent, wanted)),
+        "distance": now,
         "action": action.tolist(),
         "considered": samples_of(run.experiment.planner) or decision.costs.shape[1],
         "tied": int(decision.tied.sum()),
@@ -109,7 +117,7 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
         "candidates": [
             {
                 "cost": float(decision.costs[0, rank]),
-                "distance_at_end": float(at_end[rank]),
+                "distance_at_end": at_end[rank],
                 "tied": bool(decision.tied[0, rank]),
                 "first_action": first_action(run, decision, rank),
             }

@@ -21,6 +21,7 @@ from jepaplan.evaluation.probes import (
     greedy_descent,
     rank_correlations,
     rollout_errors,
+    value_diagnosis,
 )
 from jepaplan.evaluation.references import GeodesicDistance, RenderedDistance, encode_states
 from jepaplan.evaluation.report import Chart, CostShares, MapRow, MethodResult, ProbeReport, ReportData
@@ -179,6 +180,7 @@ class Storyteller:
                     correlations=rank_correlations(
                         self.world, rendered, self.seeds.torch("ranks"), goals=goals
                     ),
+                    diagnosis=value_diagnosis(self.world, rendered, self.seeds.torch("diagnosis")),
                     way_found=greedy_descent(self.world, tasks, rendered).way_found if number == 0 else None,
                 )
             )

@@ -12,8 +12,11 @@ from jepaplan.data.frames import frame_to_picture
 from jepaplan.envs.wall import WALL_BIG, WallWorld
 from jepaplan.envs.worlds import find_world
 from jepaplan.evaluation.tasks import load_instances
+from jepaplan.models.value_heads import ValueHeadConfig
 from jepaplan.recipes.run import load_run, train
 from jepaplan.recipes.study import with_planner
+from jepaplan.recipes.value_stages import ValueHeadStage
+from jepaplan.types import InputError
 from tiny_runs import tiny_experiment
 
 
@@ -139,3 +142,29 @@ def test_a_run_that_feels_is_told_what_is_felt(tmp_path, capsys):
 def test_a_run_that_feels_nothing_takes_no_numbers(tiny_run, pictures, capsys):
     assert main(arguments(tiny_run, pictures, "--felt", "1.0")) == 2
     assert "Write no --felt" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.usefixtures("small_report")
+def test_a_head_that_values_actions_guides_plans_and_evaluations(pictures, tmp_path, capsys):
+    """It knows no distance of a latent alone, so what needs one says so or leaves it out."""
+    recipe, run = tiny_experiment("wall_big_prediction_vcreg_cpu"), tmp_path / "run"
+    head = ValueHeadConfig(action=True, hidden=8)
+    stage = ValueHeadStage(name="q", fit=recipe.stages[0].fit, head=head, steps=2)
+    cost = replace(recipe.cost, value="q", over="terminal")
+    train(replace(recipe, stages=(*recipe.stages, stage), cost=cost), run)
+    assert main(arguments(run, pictures, "--json", "--candidates", "3")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["distance"] is None
+    costs = [candidate["cost"] for candidate in found["candidates"]]
+    assert costs == sorted(costs)
+    assert costs[0] < costs[-1]
+    assert main(arguments(run, pictures)) == 0
+    assert "distance from start to goal: unknown to a value of actions" in capsys.readouterr().out
+    small = ["--episodes", "2", "--no-references", "--threads", "1"]
+    assert main(["evaluate", str(run), *small]) == 0
+    assert "value-guided" in (run / "report.html").read_text()
+    assert main(["evaluate", str(run), *small, "--no-report", "--planner", "beam"]) == 0
+    capsys.readouterr()
+    torn = load_run(run)
+    with pytest.raises(InputError, match="there is no value head 'p'; this run has q"):
+        torn.system.steps_to_go(replace(cost, value="p"))

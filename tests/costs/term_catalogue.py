@@ -14,7 +14,15 @@ from jepaplan.costs.probes import BallDistance, BoxDistance, StateDistance
 from jepaplan.costs.regions import Ball, Box
 from jepaplan.costs.steps import Term
 from jepaplan.costs.terms import ActionEffort, ActionSmoothness, GoalDistance
-from jepaplan.costs.value import MinusReward, NotYetThere, NStepCost, RemainingCost, WithoutGoal
+from jepaplan.costs.value import (
+    ActionWithoutGoal,
+    MinusReward,
+    NotYetThere,
+    NStepCost,
+    RemainingActionCost,
+    RemainingCost,
+    WithoutGoal,
+)
 
 Path = list[torch.Tensor]  # z_0 .. z_H, or a_1 .. a_H
 
@@ -55,6 +63,18 @@ def value(latent: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
 
 def state_value(latent: torch.Tensor) -> torch.Tensor:
     return 3 - latent.sum(dim=-1).square()
+
+
+def action_value(latent: torch.Tensor, goal: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    return action[..., 0] * latent[..., 1] - (latent - goal).square().sum(dim=-1)
+
+
+def state_action_value(latent: torch.Tensor, *, action: torch.Tensor) -> torch.Tensor:
+    return latent[..., 2] * action[..., 1].square()
+
+
+def of_action(z: torch.Tensor, a: torch.Tensor, g: torch.Tensor) -> float:
+    return 6 * squares(z, g) - float(a[0] * z[1])
 
 
 def members(latent: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
@@ -125,7 +145,14 @@ def n_step_reward(z: Path, a: Path, g: torch.Tensor) -> float:
     return -(sum(0.8**k * r for k, r in enumerate(rewards)) - 0.8 ** len(a) * apart(z[-1], g))
 
 
+def n_step_of_actions(z: Path, a: Path, g: torch.Tensor) -> float:
+    """The running cost of all steps but the last, whose action the value knows."""
+    paid = sum(0.8**k * float(a[k][0] - z[k][0] * a[k][1]) for k in range(len(a) - 1))
+    return paid + 0.8 ** (len(a) - 1) * of_action(z[len(a) - 1], a[-1], g)
+
+
 REMAINING = RemainingCost(value)
+OF_ACTION = RemainingActionCost(action_value)
 
 CATALOGUE: dict[str, Entry] = {
     "sum": Entry(GoalDistance(distance=mean_square), lambda z, a, g: sum(squares(x, g) for x in z[1:])),
@@ -178,6 +205,29 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "n-step, reward": Entry(
         NStepCost(running=MinusReward(reward), remaining=euclidean, discount=0.8), n_step_reward
+    ),
+    "n-step, action value": Entry(
+        NStepCost(running=MinusReward(reward), remaining=OF_ACTION, discount=0.8), n_step_of_actions
+    ),
+    "terminal action value": Entry(
+        GoalDistance(distance=OF_ACTION, over="terminal"), lambda z, a, g: of_action(z[-2], a[-1], g)
+    ),
+    "sum of action values": Entry(
+        GoalDistance(distance=OF_ACTION),
+        lambda z, a, g: sum(of_action(z[k], a[k], g) for k in range(len(a))),
+    ),
+    "discounted action values": Entry(
+        GoalDistance(distance=OF_ACTION, over="discounted", discount=0.9),
+        lambda z, a, g: sum(0.9 ** (k + 1) * of_action(z[k], a[k], g) for k in range(len(a))),
+    ),
+    "least action value": Entry(
+        GoalDistance(distance=OF_ACTION, over="minimum"),
+        lambda z, a, g: min(of_action(z[k], a[k], g) for k in range(len(a))),
+        additive=False,
+    ),
+    "action value without goal": Entry(
+        GoalDistance(distance=RemainingActionCost(ActionWithoutGoal(state_action_value)), over="terminal"),
+        lambda z, a, g: -float(z[-2][2] * a[-1][1] ** 2),
     ),
     "effort": Entry(ActionEffort(), lambda z, a, g: sum(x**2 for step in a for x in numbers(step))),
     "smoothness": Entry(

@@ -16,9 +16,17 @@ from jepaplan.costs.probes import BallDistance, BoxDistance, StateDistance
 from jepaplan.costs.regions import Ball, Box, outside_ball, outside_box
 from jepaplan.costs.steps import Term
 from jepaplan.costs.terms import GoalDistance
-from jepaplan.costs.value import NotYetThere, NStepCost, RemainingCost, WithoutGoal
+from jepaplan.costs.value import (
+    ActionWithoutGoal,
+    NotYetThere,
+    NStepCost,
+    RemainingActionCost,
+    RemainingCost,
+    WithoutGoal,
+)
 from jepaplan.models.value_heads import Reading, ReadValue, ValueHeadConfig, build_values
-from jepaplan.types import InputError
+from jepaplan.planners.beam import BeamSearch
+from jepaplan.types import InputError, Plan
 
 
 def cost_of(term: Term, seed: int = 0, samples: int = 4, horizon: int = 3) -> torch.Tensor:
@@ -86,16 +94,27 @@ def test_a_gate_without_strength_is_no_gate():
     )
 
 
-def test_an_n_step_cost_of_an_exact_value_counts_the_steps():
+class Line(Bending):
+    """A step of the action's length."""
+
+    action_dim = 1
+
+    def step(self, latent: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return latent + action
+
+
+AWAY = NotYetThere(distance=euclidean, threshold=0.5)
+
+
+def exact_action_value(latent: torch.Tensor, goal: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    """On the line: 1 where the step begins away from the goal, and the steps from where it leads."""
+    return -(euclidean(latent, goal) > 0.5).to(latent.dtype) - euclidean(latent + action, goal)
+
+
+@pytest.mark.parametrize("remaining", [euclidean, RemainingActionCost(exact_action_value)])
+def test_an_n_step_cost_of_an_exact_value_counts_the_steps(remaining: object):
     """On a line with steps of one, whatever the horizon."""
-
-    class Line(Bending):
-        action_dim = 1
-
-        def step(self, latent: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-            return latent + action
-
-    steps_to_go = NStepCost(running=NotYetThere(distance=euclidean, threshold=0.5), remaining=euclidean)
+    steps_to_go = NStepCost(running=AWAY, remaining=remaining)
     start, goal = torch.zeros(1, 1), torch.tensor([[3.0]])
     for horizon in range(1, 7):
         # walk to the goal and stay; walk away from it
@@ -103,6 +122,54 @@ def test_an_n_step_cost_of_an_exact_value_counts_the_steps():
         actions = torch.stack([walk, -torch.ones(horizon)])[None, :, :, None]
         costs = WeightedSum({"n": (1.0, steps_to_go)}).bind(Line(), start, goal)(actions)
         assert costs.tolist() == [[3.0, 3.0 + 2 * horizon]]
+
+
+@pytest.mark.parametrize("offset", [0.0, 70.0])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda distance: NStepCost(running=AWAY, remaining=distance, discount=0.9),
+        lambda distance: GoalDistance(distance=distance, over="terminal"),
+        lambda distance: GoalDistance(distance=distance),
+    ],
+)
+def test_a_value_of_actions_finds_the_known_way_by_sequences_and_step_by_step(make: object, offset: float):
+    """Three steps to the right and one that stays, also where the value is off by a constant."""
+
+    def moved(latent: torch.Tensor, goal: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return exact_action_value(latent, goal, action) + offset
+
+    bank = torch.tensor([[[1.0]], [[-1.0]], [[0.0]]])
+    cost = make(RemainingActionCost(moved)).named("q")
+    bound = cost.bind(Line(), torch.zeros(1, 1), torch.tensor([[3.0]]))
+    every = torch.cartesian_prod(*[bank.flatten()] * 4)[None, :, :, None]
+    costs = bound(every)
+    right = torch.tensor([1.0, 1, 1, 0])
+    assert costs.min() == costs[0, (every[0, :, :, 0] == right).all(dim=-1)]
+    torch.testing.assert_close(bound.breakdown(every)["q"], costs)
+    blank = torch.zeros(1, 4, 1)
+    planner = BeamSearch(width=81, branches=3, bank=bank, keep_nominal=False)
+    found = planner.plan(bound, Plan(mean=blank, std=torch.ones_like(blank)), seeded(0))
+    torch.testing.assert_close(found.costs.sort().values, costs.sort().values)
+    torch.testing.assert_close(bound(found.plan.mean[:, None]), costs.min(dim=1, keepdim=True).values)
+
+
+@pytest.mark.parametrize("goal", [True, False])
+def test_heads_of_actions_are_read_at_the_step_that_is_taken(goal: bool):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ensemble = build_values(ValueHeadConfig(goal=goal, action=True, hidden=8), 6, 3, 2).double()
+    value = ReadValue(ensemble, Reading(by="minimum"))
+    assert value.takes_actions
+    distance = RemainingActionCost(value if goal else ActionWithoutGoal(value))
+    latent, aim, actions = problem(1, 2, 4, 3)
+    bound = GoalDistance(distance=distance, over="terminal").named("q").bind(Bending(), latent, aim)
+    before = Bending().rollout(latent, actions)[:, :, -2]
+    votes = ensemble(before, aim[:, None] if goal else None, actions[:, :, -1])
+    torch.testing.assert_close(bound(actions), -votes.amin(dim=-1))
+    alone = RemainingCost(value if goal else WithoutGoal(value))
+    with pytest.raises(InputError, match="built with action=True and was given no action"):
+        cost_of(GoalDistance(distance=alone))
 
 
 @settings(deadline=None, max_examples=50)

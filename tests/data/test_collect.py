@@ -150,7 +150,7 @@ class Drifter(gymnasium.Env):
     def step(self, action):
         assert self.action_space.contains(action)
         self.clock += 1
-        return self._see(), 0.0, self.clock == 5 and self.episode % 3 == 2, False, {}
+        return self._see(), (self.clock - 1) / 4, self.clock == 5 and self.episode % 3 == 2, False, {}
 
 
 gymnasium.register("jepaplan-tests/Drifter-v0", entry_point=Drifter, max_episode_steps=8)
@@ -167,6 +167,11 @@ def test_any_world_with_pictures(tmp_path, layout):
     assert torch.equal(episodes.observations[:, 0, 0, 0].long(), clock)
     assert torch.equal(episodes.proprioception, (clock / 2)[:, None].expand(-1, 4))
     assert len(episodes.actions.unique(dim=0)) == 42
+    earned = episodes.earned
+    assert torch.equal(earned.rewards, torch.cat([torch.arange(n) / 4 for n in episodes.lengths.tolist()]))
+    # the clock ends an episode; the number of steps only stops looking
+    assert earned.terminal.nonzero()[:, 0].tolist() == [8 + 8 + 5 - 1, 42 - 1]
+    assert earned.success is None
 
 
 def test_worlds_by_name_are_repeatable_and_take_a_policy(tmp_path):
@@ -182,6 +187,9 @@ def test_worlds_by_name_are_repeatable_and_take_a_policy(tmp_path):
     assert recorded.lengths.tolist() == [10, 10]
     assert not recorded.actions.any()
     assert recorded.manifest["policy"] == "still"
+    assert recorded.earned.success.shape == (22,)
+    assert not recorded.earned.success.any()
+    assert (recorded.earned.rewards == recorded.earned.rewards[0]).all()
 
 
 @pytest.mark.parametrize(

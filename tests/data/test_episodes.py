@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepaplan.data import sealed_file
-from jepaplan.data.episodes import Episodes, EpisodeWriter, open_episodes
+from jepaplan.data.episodes import Earned, Episodes, EpisodeWriter, open_episodes
 from jepaplan.types import InputError
 
 
@@ -48,6 +48,57 @@ def test_what_is_written_is_read(tmp_path_factory, steps, seed, extra):
     assert read.lengths.tolist() == steps
     assert read.starts.tolist() == [sum(n + 1 for n in steps[:k]) for k in range(len(steps))]
     assert read.manifest == {"seed": seed}
+
+
+def test_what_was_earned_is_read_as_it_was_written(tmp_path):
+    rewards, success = torch.randn(5, 3), torch.rand(5, 4) > 0.5
+    terminal = torch.zeros(5, 3, dtype=torch.bool)
+    terminal[::2, -1] = True
+    frames, actions = images(5, 4, 2, 5, 5), torch.randn(5, 3, 2)
+    with EpisodeWriter(tmp_path / "a.h5", {}) as writer:
+        some = Earned(rewards=rewards[:2], terminal=terminal[:2], success=success[:2])
+        writer.append(frames[:2], actions[:2], earned=some)
+        for one in (2, 3, 4):
+            alone = Earned(rewards=rewards[one], terminal=terminal[one], success=success[one])
+            writer.append(frames[one], actions[one], earned=alone)
+    earned = open_episodes(tmp_path / "a.h5").earned
+    assert torch.equal(earned.rewards, rewards.flatten())
+    assert torch.equal(earned.terminal, terminal.flatten())
+    assert torch.equal(earned.success, success.flatten())
+    with h5py.File(tmp_path / "a.h5", "r") as file:
+        assert np.array_equal(file["success"][...], success.flatten().numpy())
+
+
+def test_recordings_that_earned_nothing_are_the_files_they_were(tmp_path):
+    """The hash is from before anything could be earned."""
+    with EpisodeWriter(tmp_path / "a.h5", {"seed": 0}) as writer:
+        frames = torch.arange(4 * 3 * 25, dtype=torch.int64).remainder(251).to(torch.uint8)
+        writer.append(frames.view(4, 3, 5, 5), torch.arange(6.0).view(3, 2), torch.arange(8.0).view(4, 2))
+    read = open_episodes(tmp_path / "a.h5")
+    assert read.content_hash == "9e882b660f44ff9111563912a85242ca2b461e4fdfd9def77dcf221b878bb1be"
+    assert read.earned == Earned()
+
+
+@pytest.mark.parametrize(
+    "earned, message",
+    [
+        (Earned(rewards=torch.zeros(4)), r"rewards \(4,\) do not fit"),
+        (Earned(rewards=torch.zeros(3), terminal=torch.zeros(2) > 0), r"terminal \(2,\) do not fit"),
+        (Earned(rewards=torch.zeros(3), success=torch.zeros(3) > 0), r"success \(3,\) do not fit"),
+        (Earned(rewards=torch.tensor([0.0, torch.inf, 0.0])), "rewards of episode 1 or after hold"),
+        (Earned(), r"earlier episodes had columns \['actions', 'rewards'\], this one has \['actions'\]"),
+    ],
+)
+def test_what_was_earned_fits_the_actions_and_frames(tmp_path, earned, message):
+    frames, actions = images(4, 2, 5, 5), torch.zeros(3, 2)
+    whole = {
+        name: torch.zeros(4 if name == "success" else 3, dtype=column.dtype)
+        for name, column in (earned.columns() or {"rewards": torch.zeros(3)}).items()
+    }
+    with EpisodeWriter(tmp_path / "a.h5", {}) as writer:
+        writer.append(frames, actions, earned=Earned(**whole))
+        with pytest.raises(InputError, match=message):
+            writer.append(frames, actions, earned=earned)
 
 
 def test_many_at_once_is_one_by_one(tmp_path):

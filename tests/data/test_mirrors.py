@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from jepaplan.data.collect import record_world
-from jepaplan.data.episodes import open_episodes
+from jepaplan.data.episodes import Earned, EpisodeWriter, open_episodes
 from jepaplan.data.mirrors import mirrored
 from jepaplan.envs.worlds import find_world
 from jepaplan.recipes.experiment import RecordingConfig
@@ -45,6 +45,21 @@ def test_images_of_an_episode_follow_it_and_two_mirrors_are_one_turn(recording):
     assert found.states is None
     assert mirrored(recording, ()) is recording
     assert len(mirrored(recording, ("upside-down",))) == 6
+
+
+def test_images_earn_what_their_recording_earned(tmp_path):
+    with EpisodeWriter(tmp_path / "a.h5", {}) as writer:
+        for steps in (2, 3):
+            frames = torch.randint(0, 9, (steps + 1, 1, 4, 4), dtype=torch.uint8)
+            ends = torch.arange(steps) == steps - 1
+            earned = Earned(
+                rewards=torch.arange(steps) + 10.0 * steps, terminal=ends, success=torch.arange(steps + 1) > 1
+            )
+            writer.append(frames, torch.randn(steps, 2), earned=earned)
+    found = mirrored(open_episodes(tmp_path / "a.h5"), ("left-right",)).earned
+    assert found.rewards.tolist() == [20, 21] * 2 + [30, 31, 32] * 2
+    assert found.terminal.tolist() == [False, True] * 2 + [False, False, True] * 2
+    assert found.success.tolist() == [False, False, True] * 2 + [False, False, True, True] * 2
 
 
 def test_the_mirrored_two_rooms_are_two_rooms(tmp_path):

@@ -12,6 +12,7 @@ from jepaplan.evaluation.probes import (
     greedy_descent,
     rank_correlations,
     rollout_errors,
+    value_diagnosis,
 )
 from jepaplan.evaluation.references import GeodesicDistance, PositionDistance, TrueDynamics
 from jepaplan.evaluation.tasks import load_instances
@@ -120,6 +121,19 @@ def test_the_geodesic_correlates_with_itself_and_the_straight_line_only_within_a
     assert same.mean == pytest.approx(1)
     assert other.low <= other.mean <= other.high < 0.97
     assert other.layouts == 20
+
+
+def test_the_geodesic_loses_nothing_by_its_choices_and_means_what_it_says():
+    exact = value_diagnosis(WORLD, GeodesicDistance(WORLD), seeded(), layouts=8)
+    assert exact.regret.share.mean == pytest.approx(0)
+    assert exact.regret.stranded == 0
+    assert exact.calibration_error == pytest.approx(0, abs=1e-4)
+    assert sum(part.count for part in exact.calibration) == 8 * 32
+    blind = value_diagnosis(WORLD, lambda source, goal: 0 * source[..., 0], seeded(), layouts=8)
+    assert blind.regret.share.mean == pytest.approx(1)
+    straight = value_diagnosis(WORLD, PositionDistance(WORLD), seeded(), layouts=20)
+    assert 0 < straight.regret.share.mean < 0.5
+    assert all(part.predicted < part.true + 1e-3 for part in straight.calibration)
 
 
 def test_a_constant_distance_ranks_nothing():

@@ -32,6 +32,7 @@ from jepaplan.evaluation.report import (
 )
 from jepaplan.evaluation.statistics import SuccessRate, compare
 from jepaplan.evaluation.tasks import load_instances
+from jepaplan.evaluation.value_diagnostics import diagnose
 from jepaplan.planners.mppi import MPPI
 from jepaplan.types import InputError
 
@@ -85,6 +86,9 @@ def whole(outcomes):
                     RolloutError(steps=15, pixels=1.2, still_pixels=9.0, latent=0.1, still_latent=0.9),
                 ),
                 correlations=(RankCorrelation(pairs="other room", mean=0.9, low=0.8, high=0.95, layouts=9),),
+                diagnosis=diagnose(
+                    torch.arange(12.0).view(3, 4), torch.arange(12.0).view(3, 4), torch.Generator(), 2
+                ),
                 way_found=SuccessRate(9, 10),
             ),
         ),
@@ -156,6 +160,8 @@ def test_the_page_says_what_the_data_say(whole):
         "1\N{NARROW NO-BREAK SPACE}536",
         "To blame, in 1 failed episodes examined: value in 1.",
         "other room: <b>0.90</b>",
+        "<b>0.00 [0.00, 0.00]</b>",  # of what blind choice loses
+        "2.5: <b>2.5</b>",  # predicted and true
         "abc1234",
     ):
         assert words in page

@@ -119,9 +119,21 @@ def health_rows(episodes: Episodes, summary: Summary) -> list[list[str]]:
         ["steps without visible change", f"{summary.still_frames:.1%}"],
         ["cells visited", "unknown" if summary.coverage is None else f"{summary.coverage:.1%}"],
         ["pixels that never change", f"{summary.constant_pixels:.1%}"],
+        ["reward of an action", _rewards(summary)],
+        [
+            "successful episodes",
+            "not recorded" if summary.successful is None else f"{summary.successful:.1%}",
+        ],
         ["seed", str(episodes.manifest.get("seed", "unknown"))],
         ["content hash", episodes.content_hash[:16]],
     ]
+
+
+def _rewards(summary: Summary) -> str:
+    if summary.rewards is None:
+        return "not recorded"
+    least, mean, most = summary.rewards
+    return f"{least:.3g} to {most:.3g}, mean {mean:.3g}"
 
 
 def write_sheet(episodes: Episodes, path: Path, count: int) -> Path:

@@ -14,6 +14,7 @@ from torch import Tensor
 from jepaplan.commands.console import RESULTS, table
 from jepaplan.control.receding_horizon import RecedingHorizon
 from jepaplan.control.record import Decision
+from jepaplan.costs.steps import StepDistance
 from jepaplan.data.frames import picture_to_frame
 from jepaplan.interfaces import Distance
 from jepaplan.recipes.run import LoadedRun, load_run
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> int:
         [
             f"{rank}{' (tied)' if candidate['tied'] and found['tied'] > 1 else ''}",
             f"{candidate['cost']:.3f}",
-            f"{candidate['distance_at_end']:.2f}",
+            _in_words(candidate["distance_at_end"]),
             ", ".join(f"{number:+.2f}" for number in candidate["first_action"]),
         ]
         for rank, candidate in enumerate(found["candidates"], start=1)
@@ -68,7 +69,7 @@ def main(arguments: list[str]) -> int:
     columns = ["candidate", "cost", "distance at its end", "first action"]
     RESULTS.print(table(f"candidates of {found['considered']}, cheapest first", columns, rows))
     RESULTS.print(
-        f"distance from start to goal: {found['distance']:.2f}; {ties_in_words(found['tied'])} "
+        f"distance from start to goal: {_in_words(found['distance'])}; {ties_in_words(found['tied'])} "
         f"(within {found['tie_tolerance']:.3g}); {found['evaluations']:,} model calls in "
         f"{found['seconds'] * 1e3:.0f} ms",
         highlight=False,
@@ -77,6 +78,10 @@ def main(arguments: list[str]) -> int:
     action = ", ".join(f"{number:+.2f}" for number in found["action"])
     RESULTS.print(f"action to execute now, in the environment's units: {action}", highlight=False)
     return 0
+
+
+def _in_words(distance: float | None) -> str:
+    return "unknown to a value of actions" if distance is None else f"{distance:.2f}"
 
 
 def ties_in_words(tied: int) -> str:
@@ -102,11 +107,14 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
     action, decision = act(run, options, distance, (start, goal))
     samples = samples_of(run.experiment.planner) if options.budget_ms is None else None
     latent, wanted = (model.encode(seen.frames, seen.proprioception) for seen in (start, goal))
-    looked_at = max(options.candidates, RecedingHorizon.kept_candidates)
-    ends = model.rollout(latent, decision.candidates[:, :looked_at])[:, :, -1]
-    at_end = distance(ends, wanted[:, None])[0]
+    now: float | None = None
+    at_end: list[float | None] = [None] * decision.costs.shape[1]
+    if not isinstance(distance, StepDistance):  # a value of actions says nothing about a latent alone
+        looked_at = max(options.candidates, RecedingHorizon.kept_candidates)
+        ends = model.rollout(latent, decision.candidates[:, :looked_at])[:, :, -1]
+        now, at_end = float(distance(latent, wanted)), distance(ends, wanted[:, None])[0].tolist()
     return {
-        "distance": float(distance(latent, wanted)),
+        "distance": now,
         "action": action.tolist(),
         "considered": samples or decision.costs.shape[1],
         "tied": int(decision.tied.sum()),
@@ -116,7 +124,7 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
         "candidates": [
             {
                 "cost": float(decision.costs[0, rank]),
-                "distance_at_end": float(at_end[rank]),
+                "distance_at_end": at_end[rank],
                 "tied": bool(decision.tied[0, rank]),
                 "first_action": first_action(run, decision, rank),
             }
@@ -126,7 +134,10 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
 
 
 def act(
-    run: LoadedRun, options: Options, distance: Distance, seen: tuple[Observation, Observation]
+    run: LoadedRun,
+    options: Options,
+    distance: Distance | StepDistance,
+    seen: tuple[Observation, Observation],
 ) -> tuple[Float[Tensor, " A_env"], Decision]:
     """What to do at the first of two observations to get to the second, and what was considered."""
     prior = run.system.action_prior(run.experiment.control)

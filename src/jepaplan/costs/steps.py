@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from jepaplan.interfaces import Distance
 from jepaplan.types import InputError, Rollout
 
 
@@ -67,6 +68,22 @@ class PathTerm(Protocol):
 
 
 Term = StepwiseTerm | PathTerm
+
+
+@runtime_checkable
+class StepDistance(Protocol):
+    """What is still to go as a step with its action tells it; a `Distance` asks its latent alone."""
+
+    def of_step(self, step: ImaginedStep) -> Float[Tensor, "B S"]:
+        """What is to be paid from `step.before` on if `step.action` is taken first."""
+        ...
+
+
+def how_far(distance: Distance | StepDistance, step: ImaginedStep) -> Float[Tensor, "B S"]:
+    """What a step leaves to go: from where it led, or from where its action was taken."""
+    if isinstance(distance, StepDistance):
+        return distance.of_step(step)
+    return distance(step.latent, step.goal)
 
 
 def added_up(

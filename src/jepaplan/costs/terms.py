@@ -23,16 +23,26 @@ from torch import Tensor
 
 from jepaplan.costs.compose import Additive, Summand
 from jepaplan.costs.distances import mean_square as mean_square
-from jepaplan.costs.steps import ImaginedStep, added_up, discounted, refuse_growing_discount
+from jepaplan.costs.steps import (
+    ImaginedStep,
+    StepDistance,
+    added_up,
+    discounted,
+    how_far,
+    refuse_growing_discount,
+)
 from jepaplan.interfaces import Distance, Prepared
 from jepaplan.types import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class GoalDistance(Additive):
-    """How far the imagined path stays from the goal, by any `Distance`."""
+    """How far the imagined path stays from the goal, by any `Distance`, or by one that knows the action.
 
-    distance: Distance
+    A `StepDistance` counts from where the action was taken: -Q(z_{k-1}, a_k, g) in place of d(z_k, g).
+    """
+
+    distance: Distance | StepDistance
     over: Literal["sum", "terminal", "minimum", "discounted", "last"] = "sum"
     discount: float = 1.0  # per model step; only with over="discounted"
     last: int = 1  # steps that count, from the end; only with over="last"
@@ -63,7 +73,7 @@ class GoalDistance(Additive):
         """Fold in one step; a distance that does not count is not even computed."""
         if self.over != "minimum":
             return added_up(self, total, step)
-        distance = self.distance(step.latent, step.goal)
+        distance = how_far(self.distance, step)
         return distance if total is None else torch.minimum(total, distance)
 
     def step_cost(self, step: ImaginedStep) -> Float[Tensor, "B S"] | None:
@@ -79,17 +89,17 @@ class GoalDistance(Additive):
         if self.over == "last":
             counted = min(self.last, step.horizon)
             counts = step.index > step.horizon - counted
-            return None if counts is False else self.distance(step.latent, step.goal) * counts / counted
-        distance = self.distance(step.latent, step.goal)
+            return None if counts is False else how_far(self.distance, step) * counts / counted
+        distance = how_far(self.distance, step)
         return discounted(distance, self.discount, step.index) if self.over == "discounted" else distance
 
     def to_go(self, step: ImaginedStep) -> Float[Tensor, "B S"] | None:
         """The terminal distance; for `last`, what the steps not taken yet would add if nothing moved."""
         if self.over == "terminal":
-            return self.distance(step.latent, step.goal)
+            return how_far(self.distance, step)
         if self.over != "last" or (isinstance(step.index, int) and step.index == step.horizon):
             return None
-        distance = self.distance(step.latent, step.goal)
+        distance = how_far(self.distance, step)
         steps_left = torch.as_tensor(step.horizon - step.index, dtype=distance.dtype, device=distance.device)
         return distance * (steps_left / min(self.last, step.horizon)).clamp(max=1)
 

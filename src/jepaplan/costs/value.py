@@ -8,6 +8,11 @@
     -sum_{k=1..H} gamma^k V(z_k, g)             GoalDistance(distance=RemainingCost(V), over="discounted")
     -(sum_{k<H} gamma^k r_k + gamma^H V(z_H))   NStepCost       n-step return with its bootstrap
     r_k = -1 where z_k is not at g              NotYetThere     pays 1 there; `MinusReward` takes a learned r
+    Q(z, a, g), Q(z, a)                         ActionValue, ActionWithoutGoal
+    -Q(z_{H-1}, a_H, g)                         GoalDistance(distance=RemainingActionCost(Q), over="terminal")
+    -sum_{k=1..H} Q(z_{k-1}, a_k, g)            GoalDistance(distance=RemainingActionCost(Q), over="sum")
+    -(sum_{k<H-1} gamma^k r_k
+      + gamma^{H-1} Q(z_{H-1}, a_H, g))         NStepCost(remaining=RemainingActionCost(Q), ...)
 
 The n-step return is what TD-MPC2 plans with (arXiv:2310.16828). A quasimetric head is a distance already and
 goes in as it is. An ensemble is read first, by its mean, minimum or lower confidence bound, and is a `Value`
@@ -23,7 +28,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepaplan.costs.compose import Additive
-from jepaplan.costs.steps import ImaginedStep, discounted, refuse_growing_discount
+from jepaplan.costs.steps import (
+    ImaginedStep,
+    StepDistance,
+    discounted,
+    refuse_growing_discount,
+)
 from jepaplan.interfaces import Distance
 from jepaplan.types import InputError
 
@@ -49,6 +59,31 @@ class StateValue(Protocol):
 
 
 @runtime_checkable
+class ActionValue(Protocol):
+    """Return to go towards a goal if an action is taken first: higher is better."""
+
+    def __call__(
+        self,
+        latent: Float[Tensor, "*#batch D"],
+        goal: Float[Tensor, "*#batch D"],
+        action: Float[Tensor, "*#batch A"],
+    ) -> Float[Tensor, "*batch"]:
+        """Values of broadcastable batches; actions in normalised units."""
+        ...
+
+
+@runtime_checkable
+class StateActionValue(Protocol):
+    """Return to go if an action is taken first, for a task that needs no goal."""
+
+    def __call__(
+        self, latent: Float[Tensor, "*batch D"], *, action: Float[Tensor, "*batch A"]
+    ) -> Float[Tensor, "..."]:
+        """Values: higher is better."""
+        ...
+
+
+@runtime_checkable
 class Reward(Protocol):
     """A learned reward of taking an action at a latent."""
 
@@ -70,7 +105,10 @@ class StepCost(Protocol):
 
 @dataclass(frozen=True)
 class RemainingCost:
-    """A value as a `Distance`: what the value function expects to pay until the goal."""
+    """A value as a `Distance`: what the value function expects to pay until the goal.
+
+    A value of actions is no distance between latents: that is `RemainingActionCost`.
+    """
 
     value: Value
 
@@ -79,6 +117,17 @@ class RemainingCost:
     ) -> Float[Tensor, "*batch"]:
         """Minus the value."""
         return -self.value(source, goal)
+
+
+@dataclass(frozen=True)
+class RemainingActionCost:
+    """An action value as a `StepDistance`: what it expects to pay from where the action is taken."""
+
+    value: ActionValue
+
+    def of_step(self, step: ImaginedStep) -> Float[Tensor, "B S"]:
+        """Minus the value of the step's action."""
+        return -self.value(step.before, step.goal, step.action)
 
 
 @dataclass(frozen=True)
@@ -101,6 +150,19 @@ class WithoutGoal:
     def __call__(self, latent: Float[Tensor, "*batch D"], goal: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The value of `latent`."""
         return self.value(latent)
+
+
+@dataclass(frozen=True)
+class ActionWithoutGoal:
+    """An action value Q(z, a) where Q(z, a, g) is expected; the goal is ignored."""
+
+    value: StateActionValue
+
+    def __call__(
+        self, latent: Float[Tensor, "*batch D"], goal: Float[Tensor, "..."], action: Float[Tensor, "*batch A"]
+    ) -> Float[Tensor, "..."]:
+        """The value of `action` at `latent`."""
+        return self.value(latent, action=action)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +193,13 @@ class NotYetThere:
 
 @dataclass(frozen=True, kw_only=True)
 class NStepCost(Additive):
-    """What imagined steps cost, discounted, and what remains after the last: minus an n-step return."""
+    """What imagined steps cost, discounted, and what remains after the last: minus an n-step return.
+
+    An action value knows what the last step costs: it takes the place of that step's running cost.
+    """
 
     running: StepCost  # NotYetThere(...) or MinusReward(reward)
-    remaining: Distance  # RemainingCost(value), or a quasimetric
+    remaining: Distance | StepDistance  # RemainingCost(V), a quasimetric, or RemainingActionCost(Q)
     discount: float = 1.0  # per model step; the one that the value was trained with
     label: ClassVar[str] = "n-step cost"
 
@@ -147,5 +212,8 @@ class NStepCost(Additive):
         return discounted(self.running(step), self.discount, step.index - 1)
 
     def to_go(self, step: ImaginedStep) -> Float[Tensor, "B S"]:
-        """The bootstrap."""
+        """The bootstrap; by an action value without the running cost of this step, which `step_cost` has."""
+        if isinstance(self.remaining, StepDistance):
+            rest = self.remaining.of_step(step) - self.running(step)
+            return discounted(rest, self.discount, step.index - 1)
         return discounted(self.remaining(step.latent, step.goal), self.discount, step.index)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepaplan.data.episodes import EpisodeWriter
+from jepaplan.data.episodes import Earned, EpisodeWriter
 from jepaplan.data.walks import Walker, find_walker, takes
 from jepaplan.envs.check import WorldInterface, check_world
 from jepaplan.envs.worlds import find_world
@@ -111,7 +111,8 @@ def collect_gym(
     """Record episodes of any gymnasium environment with pictures and continuous actions.
 
     An episode ends when the environment says so or after `steps` actions. `policy` maps an observation to an
-    action; without one, actions are drawn from the action space (seeded).
+    action; without one, actions are drawn from the action space (seeded). Beside them are kept rewards, which
+    action was the last by the environment's rules, and success where its info has `is_success` or `success`.
     """
     if episodes < 1 or steps < 1:
         raise InputError(f"need episodes >= 1 and steps >= 1; got {episodes} and {steps}")
@@ -133,9 +134,9 @@ def collect_gym(
         env.action_space.seed(seeds["actions"] % 2**31)
         with EpisodeWriter(Path(path), manifest) as writer:
             for number in range(episodes):
-                first, _ = env.reset(seed=seeds["episode", number] % 2**31)
-                frames, actions, felt = _episode(env, interface, first, policy, steps)
-                writer.append(frames, actions, proprioception=felt)
+                first = env.reset(seed=seeds["episode", number] % 2**31)
+                frames, actions, felt, earned = _episode(env, interface, first, policy, steps)
+                writer.append(frames, actions, proprioception=felt, earned=earned)
                 if progress is not None:
                     progress(number + 1, episodes)
     finally:
@@ -155,19 +156,37 @@ def _make(name: str) -> gymnasium.Env[Any, Any]:
 def _episode(
     env: gymnasium.Env[Any, Any],
     interface: WorldInterface,
-    observation: Any,
+    first: tuple[Any, Mapping[str, Any]],
     policy: Callable[[Any], Any] | None,
     steps: int,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Frames, actions and proprioception of one episode that begins at `observation`."""
-    seen, actions = [observation], []
+) -> tuple[Tensor, Tensor, Tensor | None, Earned]:
+    """Frames, actions, proprioception and what was earned, of one episode that begins as `reset` said."""
+    seen, success, actions = [first[0]], [_succeeded(first[1])], []
+    rewards: list[float] = []
+    ends: list[bool] = []
     for _ in range(steps):
         action = env.action_space.sample() if policy is None else policy(seen[-1])
         actions.append(torch.from_numpy(np.array(action, np.float32).reshape(-1)))
-        observation, _, terminated, truncated, _ = env.step(action)
+        observation, reward, terminated, truncated, info = env.step(action)
         seen.append(observation)
+        success.append(_succeeded(info))
+        rewards.append(float(reward))
+        ends.append(bool(terminated))
         if terminated or truncated:
             break
     frames = torch.stack([interface.image(one) for one in seen])
     felt = [vector for one in seen if (vector := interface.proprioception(one)) is not None]
-    return frames, torch.stack(actions), torch.stack(felt) if felt else None
+    told = any(one is not None for one in success)
+    earned = Earned(
+        rewards=torch.tensor(rewards),
+        terminal=torch.tensor(ends),
+        # what nobody calls a success, as many environments do of the first frame, is none
+        success=torch.tensor([bool(one) for one in success]) if told else None,
+    )
+    return frames, torch.stack(actions), torch.stack(felt) if felt else None, earned
+
+
+def _succeeded(info: Mapping[str, Any]) -> bool | None:
+    """What an environment says of its success; None: nothing."""
+    told = info.get("is_success", info.get("success"))
+    return None if told is None else bool(np.all(told))

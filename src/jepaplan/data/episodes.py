@@ -5,8 +5,8 @@ frame and the number of actions of each episode beside them; action `k` of episo
 k`.
 
 On disk: `observations` (uint8, zlib chunks of one episode that any HDF5 reader opens), `actions`, `states`
-and `proprioception` (float32), `starts`, `lengths` (int64), a `manifest` (JSON text) and the `content_hash`
-of the columns.
+and `proprioception` (float32), `rewards` (float32), `terminal` and `success` (bool), `starts`, `lengths`
+(int64), a `manifest` (JSON text) and the `content_hash` of the columns. Only actions have to be there.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from jepaplan.data.sealed_file import BLOCK, aside, check_seal, mark_unfinished, seal
@@ -31,6 +31,25 @@ from jepaplan.types import InputError
 CHUNK_BYTES = 16 << 20  # at most; an episode longer than this is cut into several chunks
 OPTIONAL = ("states", "proprioception")
 COLUMNS = ("actions", *OPTIONAL)
+EARNED = ("rewards", "terminal", "success")  # one number a row, where the others have several
+PER_ACTION = ("actions", "rewards", "terminal")  # the others are per frame
+_STORED = {"rewards": (torch.float32, 1), "starts": (torch.int64, 1), "lengths": (torch.int64, 1)} | {
+    name: (torch.bool, 1) for name in ("terminal", "success")
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earned:
+    """What a recording earned, as far as somebody told: columns beside its actions and frames."""
+
+    rewards: Float[Tensor, "..."] | None = None  # of each action
+    terminal: Bool[Tensor, "..."] | None = None  # of each action: nothing is earned after it
+    success: Bool[Tensor, "..."] | None = None  # of each frame
+
+    def columns(self) -> dict[str, Tensor]:
+        """Those that are there, by name."""
+        every = {name: getattr(self, name) for name in EARNED}
+        return {name: column for name, column in every.items() if column is not None}
 
 
 @dataclass(frozen=True)
@@ -47,6 +66,7 @@ class Episodes:
     proprioception: Float[Tensor, "_ P"] | None  # of each frame
     starts: Int[Tensor, " E"]  # first frame of each episode
     lengths: Int[Tensor, " E"]  # actions of each episode
+    earned: Earned = field(default_factory=Earned)
 
     def __post_init__(self) -> None:
         """Refuse columns that do not fit together."""
@@ -67,14 +87,14 @@ class Episodes:
                 f"the columns hold {actions} actions and {frames} frames. An episode of T actions has T + 1 "
                 f"frames."
             )
-        for name in COLUMNS:
-            column = getattr(self, name)
-            if column is not None and len(column) != (actions if name == "actions" else frames):
+        columns = {name: column for name in COLUMNS if (column := getattr(self, name)) is not None}
+        for name, column in (columns | self.earned.columns()).items():
+            if len(column) != (actions if name in PER_ACTION else frames):
                 raise InputError(
                     f"{self.path}: {name} has {len(column)} rows for {frames} frames, {actions} actions"
                 )
-            if column is not None and not bool(column.isfinite().all()):
-                row = int((~column.isfinite()).any(-1).nonzero()[0])
+            if not bool(column.isfinite().all()):
+                row = int((~column.isfinite()).nonzero()[0, 0])
                 raise InputError(f"{self.path}: {name} holds a number that is not finite, first in row {row}")
 
     def __len__(self) -> int:
@@ -127,14 +147,17 @@ class EpisodeWriter:
         actions: Shaped[Tensor, "*steps A"],
         states: Shaped[Tensor, "*rows W"] | None = None,
         proprioception: Shaped[Tensor, "*lines P"] | None = None,
+        earned: Earned | None = None,
     ) -> None:
         """Add one episode, or several of equal length stacked in front."""
         small = {"actions": actions, "states": states, "proprioception": proprioception}
         small = {name: column for name, column in small.items() if column is not None}
+        small |= {} if earned is None else earned.columns()
         self._check(observations, small)
         frames, steps = observations.shape[-4], actions.shape[-2]
         for name, column in small.items():
-            flat = column.detach().cpu().reshape(-1, column.shape[-1]).float().numpy()
+            kind, axes = _STORED.get(name, (torch.float32, 2))
+            flat = column.detach().cpu().reshape(-1, *column.shape[-1:][: axes - 1]).to(kind).numpy()
             self._columns.setdefault(name, []).append(flat.copy())
         flat = observations.detach().cpu().reshape(-1, *observations.shape[-3:]).numpy()
         self._lengths += [steps] * (len(flat) // frames)
@@ -177,8 +200,9 @@ class EpisodeWriter:
                 f"earlier episodes had columns {sorted(self._columns)}, this one has {sorted(small)}"
             )
         for name, column in small.items():
-            rows = observations.shape[-4] - (name == "actions")
-            if column.shape[:-1] != (*observations.shape[:-4], rows):
+            rows = observations.shape[-4] - (name in PER_ACTION)
+            leading = column.shape if name in EARNED else column.shape[:-1]
+            if leading != (*observations.shape[:-4], rows):
                 raise InputError(
                     f"{name} {tuple(column.shape)} do not fit observations {tuple(observations.shape)}"
                 )
@@ -186,8 +210,8 @@ class EpisodeWriter:
                 raise InputError(
                     f"{name} of episode {len(self._lengths)} or after hold a number that is not finite"
                 )
-            if self._lengths and self._columns[name][0].shape[-1] != column.shape[-1]:
-                width = self._columns[name][0].shape[-1]
+            width = self._columns[name][0].shape[-1] if self._lengths else column.shape[-1]
+            if name not in EARNED and width != column.shape[-1]:
                 raise InputError(f"{name} had {width} components in earlier episodes, now {column.shape[-1]}")
 
     def _add_frames(self, flat: np.ndarray, episode_frames: int) -> None:
@@ -257,20 +281,21 @@ def open_episodes(path: Path | str) -> Episodes:
         with h5py.File(path, "r", locking=False) as file:
             stored: Any = file  # h5py types every member as a group, a dataset or a type
             columns = {name: _column(stored, name) for name in (*COLUMNS, "starts", "lengths")}
+            earned = Earned(**{name: _column(stored, name) for name in EARNED})
             manifest = json.loads(stored["manifest"][()])
             content_hash = str(file.attrs["content_hash"])
             observations = _unpack(stored["observations"])
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, zlib.error) as reason:
         raise InputError(f"{path}: not a recording that this version reads ({reason})") from reason
-    return Episodes(path, manifest, content_hash, observations, **columns)
+    return Episodes(path, manifest, content_hash, observations, **columns, earned=earned)
 
 
 def _column(file: Any, name: str) -> Any:
     """A small column; None where one that may be missing is."""
-    if name not in file and name in OPTIONAL:
+    if name not in file and name in (*OPTIONAL, *EARNED):
         return None
     column = torch.from_numpy(file[name][...])
-    due = (torch.int64, 1) if name in ("starts", "lengths") else (torch.float32, 2)
+    due = _STORED.get(name, (torch.float32, 2))
     if (column.dtype, column.ndim) != due:
         raise ValueError(f"{name} is {column.dtype} with {column.ndim} axes, expected {due[0]} with {due[1]}")
     return column

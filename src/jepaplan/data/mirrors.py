@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from jepaplan.data.episodes import Episodes
+from jepaplan.data.episodes import PER_ACTION, Earned, Episodes
 from jepaplan.types import InputError
 
 Mirror = Literal["left-right", "upside-down"]
@@ -45,6 +45,10 @@ def mirrored(episodes: Episodes, mirrors: Iterable[Mirror]) -> Episodes:
     lengths, felt = episodes.lengths, episodes.proprioception
     frames, steps = _places(lengths + 1, len(images)), _places(lengths, len(images))
     each = lengths.repeat_interleave(len(images))
+    earned = {
+        name: _interleaved((column for _ in images), steps if name in PER_ACTION else frames)
+        for name, column in episodes.earned.columns().items()
+    }
     return replace(
         episodes,
         observations=_interleaved((_flipped(episodes.observations, image) for image in images), frames),
@@ -55,6 +59,7 @@ def mirrored(episodes: Episodes, mirrors: Iterable[Mirror]) -> Episodes:
         else _interleaved((_turned(felt, image) for image in images), frames),
         starts=(each + 1).cumsum(0) - each - 1,
         lengths=each,
+        earned=Earned(**earned),
     )
 
 

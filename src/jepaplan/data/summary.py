@@ -31,6 +31,8 @@ class Summary:
     still_frames: float  # fraction of steps after which the picture is the same as before
     coverage: float | None  # fraction of the cells of x and y, within their extremes, that were visited
     constant_pixels: float  # fraction of pixels that never change in the frames looked at
+    rewards: tuple[float, float, float] | None  # smallest, mean and largest of an action
+    successful: float | None  # fraction of episodes with success in some frame
     warnings: tuple[str, ...]
 
 
@@ -41,6 +43,7 @@ def summarise(episodes: Episodes) -> Summary:
     duplicate, still = _repeats(episodes)
     _, channels, height, width = episodes.observations.shape
     some = episodes.observations[:: max(1, len(episodes.observations) // 2048)]
+    rewards = episodes.earned.rewards
     summary = Summary(
         episodes=len(episodes),
         frames=len(episodes.observations),
@@ -58,6 +61,10 @@ def summarise(episodes: Episodes) -> Summary:
         still_frames=still,
         coverage=_coverage(episodes),
         constant_pixels=float((some == some[:1]).all(0).float().mean()),
+        rewards=None
+        if rewards is None
+        else (float(rewards.min()), float(rewards.double().mean()), float(rewards.max())),
+        successful=_successful(episodes),
         warnings=(),
     )
     return replace(summary, warnings=_warnings(summary))
@@ -84,6 +91,14 @@ def _coverage(episodes: Episodes) -> float | None:
     return len(cells.unique(dim=0)) / int(extent.prod())
 
 
+def _successful(episodes: Episodes) -> float | None:
+    """Fraction of episodes with success in some frame."""
+    if episodes.earned.success is None:
+        return None
+    parts = episodes.earned.success.split((episodes.lengths + 1).tolist())
+    return sum(bool(part.any()) for part in parts) / len(parts)
+
+
 def _warnings(summary: Summary) -> tuple[str, ...]:
     """What a careful colleague would point at."""
     least, most = min(summary.action_std), max(summary.action_std)
@@ -104,6 +119,7 @@ def _warnings(summary: Summary) -> tuple[str, ...]:
         (summary.duplicate_frames > 0.5, f"{summary.duplicate_frames:.0%} of the frames were shown before"),
         (summary.constant_pixels == 1, "no pixel ever changes: is the camera on?"),
         (coverage < 0.5, f"only {coverage:.0%} of the cells of the true state's extent were visited"),
+        (summary.successful == 0, "no episode succeeded: a value cannot be learned from success"),
         (summary.length_min * 10 < summary.length_max, "some episodes are ten times shorter than others"),
     )
     return tuple(text for applies, text in remarks if applies)

@@ -5,6 +5,7 @@ Measured on layouts and paths drawn afresh, with the true states that training n
     rollout errors      the imagined latent after n steps against the encoded truth, beside "nothing moves"
     rank correlation    Spearman's, of the learned distance with the geodesic, where the straight way is the
                         way and where it is not
+    value diagnosis     what the best of many states by the distance truly costs, and what its numbers mean
     greedy descent      take the move whose true outcome is nearest to the goal: does that find the way?
 """
 
@@ -22,6 +23,7 @@ from jepaplan.evaluation.references import GeodesicDistance, encode_states
 from jepaplan.evaluation.statistics import SuccessRate, bootstrap_interval, spearman
 from jepaplan.evaluation.surveys import Surveyed, fresh_layouts, passed, placed
 from jepaplan.evaluation.tasks import Instances
+from jepaplan.evaluation.value_diagnostics import ValueDiagnosis, diagnose
 from jepaplan.interfaces import Distance, World, WorldModel
 
 
@@ -143,6 +145,24 @@ def rank_correlations(
     return tuple(
         _summary(name, found[kind], generator) for kind, name in ((False, near), (True, far)) if found[kind]
     )
+
+
+@torch.no_grad()
+def value_diagnosis(
+    world: World, distance: Distance, generator: torch.Generator, layouts: int = 20, candidates: int = 32
+) -> ValueDiagnosis:
+    """How well `distance` chooses among `candidates` states, for one goal in each of so many layouts.
+
+    Its unit and the world's may differ: calibration says what a number is worth, not whether it is off.
+    """
+    geodesic = GeodesicDistance(world)
+    predicted, true = list[Tensor](), list[Tensor]()
+    for _ in range(layouts):
+        like = fresh_layouts(world, 1, generator).repeat(candidates + 1, 1)
+        states = world.sample_states(like, generator)
+        predicted.append(distance(states[1:], states[:1]).cpu())
+        true.append(geodesic(states[1:], states[:1]).cpu())
+    return diagnose(torch.stack(predicted), torch.stack(true), generator, bins=4)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from jepaplan.evaluation.pictures import MapPicture, colour_scale
 from jepaplan.evaluation.position_probe import ProbeError
 from jepaplan.evaluation.probes import RankCorrelation, RolloutError
 from jepaplan.evaluation.statistics import PairedDifference, SuccessRate
+from jepaplan.evaluation.value_diagnostics import ValueDiagnosis
 from jepaplan.types import InputError
 
 Kind = Literal["ours", "baseline", "reference"]
@@ -64,6 +65,7 @@ class ProbeReport:
     positions: tuple[ProbeError, ...] = ()
     rollouts: tuple[RolloutError, ...] = ()
     correlations: tuple[RankCorrelation, ...] = ()
+    diagnosis: ValueDiagnosis | None = None  # of its distance, beside the exact cost to go
     way_found: SuccessRate | None = None  # by greedy descent
 
 

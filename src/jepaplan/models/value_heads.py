@@ -304,6 +304,12 @@ class ReadValue(nn.Module):
         member = self.ensemble.members[0]
         return not isinstance(member, ValueHead) or member.config.goal
 
+    @property
+    def takes_actions(self) -> bool:
+        """Whether it is a value of taking an action first."""
+        member = self.ensemble.members[0]
+        return isinstance(member, ValueHead) and member.config.action
+
     def forward(
         self,
         latent: Float[Tensor, "*#batch D"],

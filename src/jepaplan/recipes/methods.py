@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from jepaplan.costs.steps import StepDistance
 from jepaplan.evaluation.episodes import EpisodeOptions, Outcomes, Progress, run_episodes, true_states
 from jepaplan.evaluation.references import references
 from jepaplan.evaluation.tasks import Instances
@@ -45,7 +46,7 @@ def methods_of(
     experiment, model = run.experiment, run.system.world_model
     prior = run.system.action_prior(experiment.control)
 
-    def controller(world_model: WorldModel, distance: Distance) -> Controller:
+    def controller(world_model: WorldModel, distance: Distance | StepDistance) -> Controller:
         return build_controller(experiment, world_model, distance, world.episode_steps, milliseconds, prior)
 
     found: list[Method] = []

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from jepaplan.costs.steps import StepDistance
 from jepaplan.envs.worlds import find_world
 from jepaplan.evaluation.probes import distance_map
 from jepaplan.evaluation.references import GeodesicDistance, RenderedDistance
@@ -31,6 +32,7 @@ from jepaplan.recipes.serialise import fingerprint
 from jepaplan.recipes.system import baseline_distance
 from jepaplan.training import provenance
 from jepaplan.training.runs import write_json
+from jepaplan.types import InputError
 
 STRIDE = 2  # pixels between the places of a map
 BANDS = 10  # colours of a map, from the nearest places to the farthest
@@ -99,6 +101,11 @@ class MapPiece:
         instances, experiment = load_instances(self.cell.instances), self.cell.experiment
         world, system = find_world(instances.world), run.system
         learned = system.steps_to_go(experiment.cost) if self.cell.guided else baseline_distance(experiment)
+        if isinstance(learned, StepDistance):
+            raise InputError(
+                f"{self.name} wants the distance from every place, and head {experiment.cost.value!r} values "
+                "actions, not places; write maps for cells whose cost.value names a value of states"
+            )
         distance = RenderedDistance(world, system.world_model.encode, learned)
         maps: list[list[list[float | None]]] = []
         for goal in instances.goals[: self.count]:

@@ -18,6 +18,7 @@ from jepaplan.recipes.serialise import (
 )
 from jepaplan.recipes.stages import Report, Workshop, silent
 from jepaplan.recipes.system import Interface, System, build_system, felt_by, fit_normalisation
+from jepaplan.recipes.value_stages import refuse_missing_signals
 from jepaplan.recipes.video import VideoExperiment
 from jepaplan.training.checkpoint import load_weights, read_weights
 from jepaplan.training.distributed import barrier, processes
@@ -67,6 +68,7 @@ def train(experiment: Experiment, path: Path, options: TrainOptions | None = Non
     )
     # Before the run begins: a recipe that does not fit the recording leaves no run that remembers it.
     system = build_system(experiment, interface_of(episodes))
+    refuse_missing_signals(experiment.stages, episodes)
     with open_run(path, origin, options.tensorboard, complete=partial(completed, experiment)) as run:
         fit_normalisation(system, episodes, experiment.seed)
         workshop = Workshop(experiment, system.to(options.device), episodes, options.report)

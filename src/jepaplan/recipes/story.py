@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from jepaplan.costs.steps import StepDistance
 from jepaplan.data.episodes import Episodes
 from jepaplan.evaluation.blame import Blame, LearnedParts, blame_failures
 from jepaplan.evaluation.charts import read_curves
@@ -20,6 +21,7 @@ from jepaplan.evaluation.probes import (
     greedy_descent,
     rank_correlations,
     rollout_errors,
+    value_diagnosis,
 )
 from jepaplan.evaluation.references import GeodesicDistance, RenderedDistance, encode_states
 from jepaplan.evaluation.report import Chart, CostShares, MapRow, MethodResult, ProbeReport, ReportData
@@ -147,14 +149,14 @@ class Storyteller:
         return self._probe
 
     def distances(self) -> dict[str, Distance]:
-        """What each learned method minimises."""
+        """What each learned method minimises; values of actions are no distances of states and left out."""
         baseline = baseline_distance(self.run.experiment)
         if not self.run.experiment.learns_value:
             return {PREDICTION_ONLY: baseline}
-        return {
-            VALUE_GUIDED: self.run.system.steps_to_go(self.run.experiment.cost),
-            PREDICTION_ONLY: baseline,
-        }
+        guide = self.run.system.steps_to_go(self.run.experiment.cost)
+        if isinstance(guide, StepDistance):
+            return {PREDICTION_ONLY: baseline}
+        return {VALUE_GUIDED: guide, PREDICTION_ONLY: baseline}
 
     def rendered(self, distance: Distance) -> RenderedDistance:
         """A learned distance between true states."""
@@ -178,6 +180,7 @@ class Storyteller:
                     correlations=rank_correlations(
                         self.world, rendered, self.seeds.torch("ranks"), goals=goals
                     ),
+                    diagnosis=value_diagnosis(self.world, rendered, self.seeds.torch("diagnosis")),
                     way_found=greedy_descent(self.world, tasks, rendered).way_found if number == 0 else None,
                 )
             )
@@ -214,8 +217,8 @@ class Storyteller:
     def blames(self) -> tuple[str, tuple[Blame, ...]]:
         """Which part failed in the episodes that failed."""
         name = VALUE_GUIDED if self.run.experiment.learns_value else PREDICTION_ONLY
-        outcomes = self.study.outcomes[name]
-        if bool(outcomes.success.all()):
+        outcomes, distance = self.study.outcomes[name], self.distances().get(name)
+        if distance is None or bool(outcomes.success.all()):
             return name, ()
 
         prior = self.run.system.action_prior(self.run.experiment.control)
@@ -227,7 +230,7 @@ class Storyteller:
 
         parts = LearnedParts(
             world_model=self.model,
-            distance=self.distances()[name],
+            distance=distance,
             probe=self.probe(),
             make_controller=controller,
         )

@@ -11,8 +11,16 @@ from jepaplan.control.learned_prior import GoalPrior, LearnedPrior
 from jepaplan.control.receding_horizon import RecedingHorizon
 from jepaplan.costs.compose import Term, WeightedSum
 from jepaplan.costs.distances import MovingDistance, mean_square
+from jepaplan.costs.steps import StepDistance
 from jepaplan.costs.terms import ActionEffort, GoalDistance
-from jepaplan.costs.value import RemainingCost, StateValue, WithoutGoal
+from jepaplan.costs.value import (
+    ActionWithoutGoal,
+    RemainingActionCost,
+    RemainingCost,
+    StateActionValue,
+    StateValue,
+    WithoutGoal,
+)
 from jepaplan.data.episodes import Episodes
 from jepaplan.data.normalise import ActionNormaliser, PixelNormaliser, ProprioceptionNormaliser
 from jepaplan.interfaces import Distance, WorldModel
@@ -64,8 +72,10 @@ class System(nn.Module):
         self.values = values  # heads by the name of their stage
         self.priors = priors  # of actions, by the name of their stage
 
-    def steps_to_go(self, cost: CostConfig, ways: WaysConfig | None = None) -> Distance:
+    def steps_to_go(self, cost: CostConfig, ways: WaysConfig | None = None) -> Distance | StepDistance:
         """What planning takes for the steps to go: the distance, or minus the value that `cost` names.
+
+        A value of actions knows them only for a step that is taken, and is no distance between latents.
 
         With `ways`, imagined ways are as fine as they say; without it, as the system was built.
         """
@@ -79,6 +89,10 @@ class System(nn.Module):
                 "Leave cost.value out to plan with the distance"
             )
         head = cast(ReadValue, self.values[cost.value])
+        if head.takes_actions:
+            return RemainingActionCost(
+                head if head.takes_goals else ActionWithoutGoal(cast(StateActionValue, head))
+            )
         return RemainingCost(head if head.takes_goals else WithoutGoal(cast(StateValue, head)))
 
     def action_prior(self, control: ControlConfig) -> LearnedPrior | None:
@@ -268,7 +282,7 @@ def in_time(planner: PlannerConfig, milliseconds: float | None) -> PlannerConfig
 def build_controller(
     experiment: Experiment,
     world_model: WorldModel,
-    distance: Distance,
+    distance: Distance | StepDistance,
     episode_steps: int | None = None,
     milliseconds: float | None = None,
     prior: LearnedPrior | None = None,

@@ -44,11 +44,16 @@ class ImaginedActions:
 
 @dataclass(frozen=True, kw_only=True)
 class Signals:
-    """What a recording earned, beside the recording: a reward per action, or success per frame."""
+    """What a recording earned, as it says or beside it: a reward per action, or success per frame."""
 
     rewards: Float[Tensor, " K"] | None = None
     terminal: Bool[Tensor, " K"] | None = None  # with rewards: nothing is earned after this action
     success: Bool[Tensor, " F"] | None = None
+
+    @classmethod
+    def recorded(cls, episodes: Episodes) -> "Signals":
+        """What the recording itself says."""
+        return cls(**episodes.earned.columns())
 
     def only(self, reward: str, episodes: Episodes) -> "Signals":
         """What `reward` needs and nothing else; refuses what is missing or of another recording."""
@@ -61,14 +66,19 @@ class Signals:
             found = "none" if column is None else f"{len(column)} rows"
             raise InputError(
                 f"reward={reward!r} needs a column `{name}` of {len(beside)} rows for {episodes.path}; got "
-                f"{found}. Pass `signals=Signals({name}=...)`"
+                f"{found}. `jepaplan collect` records what a gymnasium environment tells of it; "
+                f"write yours with `EpisodeWriter.append(..., earned=Earned({name}=...))`, or learn "
+                "with reward='goal'"
             )
         return replace(self, success=None) if reward == "recorded" else Signals(success=self.success)
 
     def of(self, index: WindowIndex) -> tuple[Tensor, Tensor]:
         """Rewards and ends of the transitions of windows."""
         if self.success is not None:
-            return rewards_until(self.success[index.frames])
+            succeeded = self.success[index.frames]
+            rewards, ends = rewards_until(succeeded)
+            # Environments often end with success: then no action begins there that could say so.
+            return rewards, ends | succeeded[:, 1:]
         assert self.rewards is not None
         rewards = self.rewards[index.actions]
         ends = (
@@ -96,8 +106,6 @@ class Signals:
                     "minus infinity without discount; write a discount below 1"
                 )
             tail = 0.0 if discount == 1 else -1 / (1 - discount)
-            # The last frame has no action that could say so.
-            ends[episodes.lengths.cumsum(0) - 1] |= last
         return returns_to_go(rewards, ends, episodes.lengths, discount=discount, tail=tail)
 
 

@@ -190,15 +190,22 @@ def head_key(stage: str) -> str:
     return stage.replace(".", "_")
 
 
+def refuse_missing_signals(stages: Iterable[object], episodes: Episodes) -> None:
+    """Before anything is trained: the recording has the rewards or successes that stages ask for."""
+    for stage in stages:
+        if isinstance(stage, ValueHeadStage):
+            Signals.recorded(episodes).only(stage.reward, episodes)
+
+
 def value_head_stage(
     config: ValueHeadStage, workshop: ValueWorkshop, signals: Signals | None = None
 ) -> Stage:
-    """The stage that `config` describes. `signals`: rewards or successes, where `reward` asks for them."""
+    """The stage that `config` describes. `signals`: rewards or successes; None: those of the recording."""
+    signals = signals or Signals.recorded(workshop.episodes)
     ensemble = _ensemble(config, workshop.system)
     objective = _objective(config, ensemble, workshop)
     batches = {
-        held_out: _batches(config, workshop, signals or Signals(), len(ensemble), held_out)
-        for held_out in (False, True)
+        held_out: _batches(config, workshop, signals, len(ensemble), held_out) for held_out in (False, True)
     }
     held_out = batches[True].sample(workshop.seeds.torch(config.name, "held out"), HELD_OUT)
     apart = PairBatches(recording_of(workshop, held_out=True), config.discount, None, actions=False)

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepaplan.interfaces import Bounds, Planner, WorldModel
-from jepaplan.planners.deadline import Deadline
+from jepaplan.planners.deadline import Deadline, Phased
 from jepaplan.planners.proposals_bank import AroundPlan, TakesProposals
 from jepaplan.types import InputError, Plan
 
@@ -92,10 +92,10 @@ def check_lead(share: float, std: float | None) -> None:
 
 def leadable(planner: Planner) -> TakesProposals:
     """The planner, if it can be given candidates; refuses others in words."""
-    inner = planner.planner if isinstance(planner, Deadline) else planner
-    if not isinstance(planner, TakesProposals) or not isinstance(inner, TakesProposals):
+    within = planner.planner if isinstance(planner, Deadline) else None
+    if isinstance(within, Phased) or not isinstance(planner, TakesProposals):
         raise InputError(
-            f"{type(inner).__name__} takes no candidates from a prior; plan with MPPI, CEM, ICEM or "
+            f"{type(within or planner).__name__} takes no candidates from a prior; plan with MPPI, CEM, ICEM or "
             "RandomShooting (--planner mppi, cem, icem, shooting), or without a prior (--prior none)"
         )
     return planner

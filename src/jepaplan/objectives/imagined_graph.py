@@ -18,6 +18,7 @@ a pit. No line leads into one, so they are kept apart: nothing is reached from t
 the way to them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
@@ -162,6 +163,39 @@ class ProjectedDistance(Protocol):
     ) -> Float[Tensor, "*batch"]:
         """Distances of projected latents."""
         ...
+
+
+class StepsByValue(nn.Module):
+    """Minus a value of (latent, goal) as a `ProjectedDistance`; nothing is projected."""
+
+    def __init__(self, value: nn.Module) -> None:
+        super().__init__()
+        self.value = value
+
+    def project(self, latents: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """The latents themselves."""
+        return latents
+
+    def between(
+        self, source: Float[Tensor, "*#batch D"], goal: Float[Tensor, "*#batch D"]
+    ) -> Float[Tensor, "*batch"]:
+        """What the value expects to pay."""
+        return -self.value(source, goal)
+
+
+class MeanObjective(nn.Module):
+    """Several objectives on the same batch, such as one for each member of an ensemble."""
+
+    def __init__(self, objectives: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.objectives = nn.ModuleList(objectives)
+
+    def forward(self, batch: ImaginedGroups) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss and its parts."""
+        losses, parts = zip(*(objective(batch) for objective in self.objectives), strict=True)
+        return torch.stack(losses).mean(), {
+            name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]
+        }
 
 
 class ImaginedValueObjective(nn.Module):

@@ -1,4 +1,4 @@
-"""Stages on the latents of a finished encoder: the predictor, or a distance; no frame is encoded twice."""
+"""Stages on latents of a finished encoder: predictor, distance, imagined value; no frame is encoded twice."""
 
 import torch
 from torch import Tensor
@@ -9,6 +9,8 @@ from jepaplan.objectives.imagined_graph import (
     ImaginedGroups,
     ImaginedScenes,
     ImaginedValueObjective,
+    MeanObjective,
+    StepsByValue,
 )
 from jepaplan.objectives.segments import LatentSegments
 from jepaplan.objectives.total import LatentPredictionObjective, LatentValueObjective
@@ -16,6 +18,7 @@ from jepaplan.recipes.experiment import ImaginedValueStage, PredictorStage, Valu
 from jepaplan.recipes.frame_stages import action_heads, held_out_windows, value_objective
 from jepaplan.recipes.materials import HELD_OUT_WINDOWS, Materials, only
 from jepaplan.recipes.scenes import RecordedScene, imagine_scenes
+from jepaplan.recipes.value_stages import ensemble_of
 from jepaplan.training.distributed import gather, map_tensors
 from jepaplan.training.health import Health
 from jepaplan.training.stage import Stage
@@ -94,12 +97,19 @@ def _latent_stage(
 
 
 def imagined_value_stage(materials: Materials, config: ImaginedValueStage) -> Stage:
-    """The distance alone, from imagined states."""
+    """The distance alone, or a value head, from imagined states."""
     system = materials.system
-    only(system, [system.distance])
-    objective = ImaginedValueObjective(
-        system.distance, system.inverse_dynamics, config.imagination, gather=gather
-    )
+
+    def fitted(distance: torch.nn.Module) -> ImaginedValueObjective:
+        return ImaginedValueObjective(distance, system.inverse_dynamics, config.imagination, gather=gather)
+
+    if config.trains == "head":
+        ensemble = ensemble_of(config, system)
+        only(system, [ensemble])
+        objective = MeanObjective(fitted(StepsByValue(member)) for member in ensemble.members)
+    else:
+        only(system, [system.distance])
+        objective = fitted(system.distance)
     sampler: list[GroupSampler] = []
 
     def groups() -> GroupSampler:

@@ -153,7 +153,7 @@ def test_heads_that_are_not_there_are_refused_in_words(run_with_heads, tiny_run,
     assert "--caution 1 belongs to --reading lower_confidence" in refused(run_with_heads, "--caution", "1")
 
 
-def test_rows_of_a_head_and_of_the_same_latents_alone(run_with_heads, capsys):
+def test_rows_of_a_head_and_of_the_same_latents_alone(run_with_heads, small_report, capsys):
     small = ["--episodes", "2", "--no-references", "--no-report", "--json"]
     for asked, methods in (
         (("--value", "pairs", "--reading", "minimum"), ["value-guided", "prediction only"]),

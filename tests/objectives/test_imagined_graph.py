@@ -24,7 +24,6 @@ from jepaplan.objectives.imagined_graph import (
     ImaginedScenes,
     ImaginedValueObjective,
     MeanObjective,
-    StepsByValue,
     forget_ways_to_traps,
     relative_error,
     shortest_paths,
@@ -39,6 +38,7 @@ from jepaplan.objectives.imagined_states import (
     imagine_states,
     unit_directions,
 )
+from jepaplan.recipes.latent_stages import StepsByValue
 from jepaplan.recipes.scenes import RecordedScene, imagine_scenes
 from jepaplan.types import InputError
 

@@ -165,24 +165,6 @@ class ProjectedDistance(Protocol):
         ...
 
 
-class StepsByValue(nn.Module):
-    """Minus a value of (latent, goal) as a `ProjectedDistance`; nothing is projected."""
-
-    def __init__(self, value: nn.Module) -> None:
-        super().__init__()
-        self.value = value
-
-    def project(self, latents: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """The latents themselves."""
-        return latents
-
-    def between(
-        self, source: Float[Tensor, "*#batch D"], goal: Float[Tensor, "*#batch D"]
-    ) -> Float[Tensor, "*batch"]:
-        """What the value expects to pay."""
-        return -self.value(source, goal)
-
-
 class MeanObjective(nn.Module):
     """Several objectives on the same batch, such as one for each member of an ensemble."""
 

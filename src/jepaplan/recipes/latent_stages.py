@@ -1,8 +1,12 @@
 """Stages on latents of a finished encoder: predictor, distance, imagined value; no frame is encoded twice."""
 
-import torch
-from torch import Tensor
+from typing import cast
 
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jepaplan.costs.value import RemainingCost, Value
 from jepaplan.data.windows import Windows, rows
 from jepaplan.objectives.imagined_graph import (
     GroupSampler,
@@ -10,7 +14,6 @@ from jepaplan.objectives.imagined_graph import (
     ImaginedScenes,
     ImaginedValueObjective,
     MeanObjective,
-    StepsByValue,
 )
 from jepaplan.objectives.segments import LatentSegments
 from jepaplan.objectives.total import LatentPredictionObjective, LatentValueObjective
@@ -48,7 +51,7 @@ def latent_value_stage(materials: Materials, config: ValueStage) -> Stage:
 def _latent_stage(
     materials: Materials,
     config: PredictorStage | ValueStage,
-    objective: torch.nn.Module,
+    objective: nn.Module,
     examined: bool = False,
 ) -> Stage:
     windows = Windows(materials.episodes, config.steps)
@@ -96,11 +99,29 @@ def _latent_stage(
     )
 
 
+class StepsByValue(nn.Module):
+    """Minus a value of (latent, goal) as a `ProjectedDistance`; nothing is projected."""
+
+    def __init__(self, value: nn.Module) -> None:
+        super().__init__()
+        self.value = value
+
+    def project(self, latents: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """The latents themselves."""
+        return latents
+
+    def between(
+        self, source: Float[Tensor, "*#batch D"], goal: Float[Tensor, "*#batch D"]
+    ) -> Float[Tensor, "*batch"]:
+        """What the value expects to pay."""
+        return RemainingCost(cast(Value, self.value))(source, goal)
+
+
 def imagined_value_stage(materials: Materials, config: ImaginedValueStage) -> Stage:
     """The distance alone, or a value head, from imagined states."""
     system = materials.system
 
-    def fitted(distance: torch.nn.Module) -> ImaginedValueObjective:
+    def fitted(distance: nn.Module) -> ImaginedValueObjective:
         return ImaginedValueObjective(distance, system.inverse_dynamics, config.imagination, gather=gather)
 
     if config.trains == "head":

@@ -20,9 +20,10 @@ from jepaplan.models.int8 import products_are_right
 from jepaplan.planners.cem import CEM
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import GumbelHalving
-from jepaplan.recipes.run import load_run
+from jepaplan.recipes.run import load_run, train
 from jepaplan.recipes.study import with_planner
 from jepaplan.recipes.system import build_controller, in_bfloat16
+from tiny_runs import tiny_experiment
 
 
 def test_everything_is_inside_the_run(evaluated):
@@ -107,6 +108,61 @@ def test_options_change_the_search_and_nothing_else(tiny_run):
     assert found.cost.over == "terminal"
     assert changed(run, Options(run=tiny_run)).experiment == run.experiment
     assert changed(run, Options(run=tiny_run, samples=8)).experiment.planner == replace(planner, samples=8)
+
+
+@pytest.fixture(scope="module")
+def run_with_heads(tmp_path_factory):
+    path = tmp_path_factory.mktemp("heads") / "run"
+    train(tiny_experiment("wall_big_heads", updates=2), path)
+    return path
+
+
+def test_a_value_head_and_its_reading_are_chosen_when_planning(run_with_heads):
+    run = load_run(run_with_heads)
+    latent, goal = torch.randn(5, 48), torch.randn(5, 48)
+
+    def paid(**asked):
+        found = changed(run, Options(run=run_with_heads, **asked))
+        return found.system.steps_to_go(found.experiment.cost)(latent, goal)
+
+    for name in ("pairs", "expectile", "paths"):
+        costs = -run.system.values[name].ensemble(latent, goal)
+        assert costs.shape == (5, 3)
+        assert (costs.std(dim=-1) > 0).all()
+        torch.testing.assert_close(paid(value=name), costs.mean(-1))
+        torch.testing.assert_close(paid(value=name, reading="minimum"), costs.amax(-1))
+        torch.testing.assert_close(
+            paid(value=name, reading="lower_confidence", caution=2.0),
+            costs.mean(-1) + 2 * costs.std(-1, unbiased=False),
+        )
+    torch.testing.assert_close(paid(), paid(value="paths"))
+    torch.testing.assert_close(paid(reading="minimum"), paid(value="paths", reading="minimum"))
+    torch.testing.assert_close(paid(value="none"), (latent - goal).norm(dim=-1))
+
+
+def test_heads_that_are_not_there_are_refused_in_words(run_with_heads, tiny_run, capsys):
+    def refused(run, *arguments):
+        code = main(["evaluate", str(run), "--episodes", "1", *arguments])
+        said = capsys.readouterr()
+        assert (code, said.out) == (2, "")
+        return " ".join(said.err.split())
+
+    assert "no value head 'pears' to plan with; this experiment has pairs" in refused(
+        run_with_heads, "--value", "pears"
+    )
+    assert "this experiment has none" in refused(tiny_run, "--value", "pairs")
+    assert "no head is named; write cost.value too" in refused(tiny_run, "--reading", "minimum")
+    assert "--caution 1 belongs to --reading lower_confidence" in refused(run_with_heads, "--caution", "1")
+
+
+def test_rows_of_a_head_and_of_the_same_latents_alone(run_with_heads, small_report, capsys):
+    small = ["--episodes", "2", "--no-references", "--no-report", "--json"]
+    for asked, methods in (
+        (("--value", "pairs", "--reading", "minimum"), ["value-guided", "prediction only"]),
+        (("--value", "none"), ["prediction only"]),
+    ):
+        assert main(["evaluate", str(run_with_heads), *small, *asked]) == 0
+        assert [row["method"] for row in json.loads(capsys.readouterr().out)] == methods
 
 
 @pytest.mark.parametrize("name", list(PLANNERS))

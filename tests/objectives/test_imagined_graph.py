@@ -10,13 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from jepaplan.models.value_heads import QuasimetricHead, QuasimetricHeadConfig
+from jepaplan.evaluation.statistics import spearman
+from jepaplan.models.value_heads import (
+    QuasimetricHead,
+    QuasimetricHeadConfig,
+    ValueHeadConfig,
+    build_values,
+)
 from jepaplan.objectives.imagined_graph import (
     UNREACHED,
     GroupSampler,
     ImaginedGroups,
     ImaginedScenes,
     ImaginedValueObjective,
+    MeanObjective,
     forget_ways_to_traps,
     relative_error,
     shortest_paths,
@@ -31,6 +38,7 @@ from jepaplan.objectives.imagined_states import (
     imagine_states,
     unit_directions,
 )
+from jepaplan.recipes.latent_stages import StepsByValue
 from jepaplan.recipes.scenes import RecordedScene, imagine_scenes
 from jepaplan.types import InputError
 
@@ -283,6 +291,32 @@ def test_fitting_brings_the_distance_to_the_steps(scenes):
         losses.append(float(loss.detach()))
     assert sum(losses[-10:]) < 0.3 * sum(losses[:10])
     assert float(metrics["far"] + metrics["near"]) == pytest.approx(losses[-1])
+
+
+def test_every_member_of_an_ensemble_learns_the_way_around_the_wall():
+    """A network without any geometry ranks pairs that the wall hides by the way through the gap."""
+    torch.manual_seed(0)
+    states = grid(half=7)
+    exact, hidden = way_around(states)
+    sampler = GroupSampler(ImaginedScenes(states=states[None], steps=exact[None]), Plane(), CONFIG, group=32)
+    ensemble = build_values(ValueHeadConfig(hidden=32), 2, members=2)
+    objective = MeanObjective(
+        ImaginedValueObjective(StepsByValue(member), difference, CONFIG) for member in ensemble.members
+    )
+    optimiser, generator = torch.optim.Adam(ensemble.parameters(), lr=1e-2), seeded()
+    for _ in range(150):
+        loss, metrics = objective(sampler.load(sampler.sample(generator, 4)))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert float(metrics["far"] + metrics["near"]) == pytest.approx(float(loss.detach()))
+    with torch.no_grad():
+        learned = -ensemble(states[:, None], states[None])[hidden]
+    assert spearman(straight(states)[hidden], exact[hidden]) < 0.4
+    for member in learned.unbind(-1):
+        assert spearman(member, exact[hidden]) > 0.8
+        assert (member - exact[hidden]).abs().mean() < 0.15 * exact[hidden].mean()
+    assert float((learned[:, 0] - learned[:, 1]).abs().max()) > 0, "members begin and end differently"
 
 
 def test_what_the_inverse_dynamics_read_bounds_a_step_that_a_wall_cut_short():

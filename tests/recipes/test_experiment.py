@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from jepaplan.models.value_heads import ValueHeadConfig
 from jepaplan.recipes.catalogue import find_recipe
-from jepaplan.recipes.experiment import ImaginedValueStage, RecordingConfig
+from jepaplan.recipes.experiment import CostConfig, ImaginedValueStage, RecordingConfig
 from jepaplan.training.stage import FitConfig
 from jepaplan.types import InputError
 
@@ -39,6 +40,36 @@ def test_imagined_values_need_inverse_dynamics_trained_before():
     imagined = ImaginedValueStage(fit=FitConfig(updates=1))
     with pytest.raises(InputError, match=r"--stages.0.weights.inverse-dynamics 4"):
         replace(euclidean, stages=(*euclidean.stages, imagined))
+
+
+def test_planning_pays_by_a_head_that_is_there_and_counts_steps_to_a_goal():
+    demo, heads = find_recipe("wall_big_paths"), find_recipe("wall_big_heads")
+    with pytest.raises(InputError, match=r"no value head 'pairs' to plan with; this experiment has none"):
+        replace(demo, cost=CostConfig(value="pairs"))
+    with pytest.raises(InputError, match=r"no value head 'pears'.* pairs, expectile, paths .*--value none"):
+        replace(heads, cost=CostConfig(value="pears"))
+    acting = replace(heads.stages[2].head, action=True)
+    with pytest.raises(InputError, match=r"no value head 'pairs' .* has expectile, paths"):
+        replace(with_stage(heads, 2, head=acting), cost=CostConfig(value="pairs"))
+    with pytest.raises(InputError, match=r"cost.reading='minimum' .*no head is named; write cost.value too"):
+        CostConfig(reading="minimum")
+    with pytest.raises(InputError, match=r"caution counts standard deviations, at least 0; got -1"):
+        CostConfig(value="pairs", reading="lower_confidence", caution=-1.0)
+
+
+def test_a_distance_that_no_stage_teaches_is_no_value():
+    heads = find_recipe("wall_big_heads")
+    assert heads.learns_value
+    assert not replace(heads, cost=CostConfig()).learns_value
+    taught = with_stage(replace(heads, cost=CostConfig()), 2, trains="distance")
+    assert taught.learns_value
+
+
+@pytest.mark.parametrize("head", [ValueHeadConfig(goal=False), ValueHeadConfig(action=True)])
+def test_imagined_ways_lead_from_a_state_to_a_goal(head):
+    stage = ImaginedValueStage(fit=FitConfig(updates=1), head=head)  # the distance does not read it
+    with pytest.raises(InputError, match=r"a head needs head.goal=True, head.action=False"):
+        replace(stage, trains="head")
 
 
 def test_a_distance_without_parameters_cannot_learn_alone():

@@ -20,6 +20,7 @@ from jepaplan.planners.tree import TreeSearch
 from jepaplan.recipes.catalogue import find_recipe
 from jepaplan.recipes.experiment import (
     Experiment,
+    ImaginedValueStage,
     JointStage,
     PlannerConfig,
     PredictionStage,
@@ -140,6 +141,7 @@ def keys_of(experiment: Experiment | VideoExperiment) -> list[str]:
     parts += [distance.kind]
     for stage in experiment.stages:
         parts += _parts_of(stage)
+    parts += ["read by minimum"] if experiment.cost.reading == "minimum" else []
     parts += _parts_of_planner(experiment.planner)
     worlds = WORLDS.get(experiment.recording.world, ())
     return list(dict.fromkeys([*worlds, *(key for part in parts for key in SOURCES[part])]))
@@ -167,6 +169,8 @@ def _parts_of(stage: StageConfig) -> list[str]:
             parts += _parts_of_objective(stage)
         case ValueHeadStage():
             parts += _parts_of_value(stage)
+        case ImaginedValueStage() if stage.trains == "head":
+            parts += _parts_of_reading(stage.reading.by, stage.members)
         case _:
             pass
     return [*parts, stage.fit.optimiser]
@@ -196,9 +200,11 @@ def _parts_of_value(stage: ValueHeadStage) -> list[str]:
     bootstraps = stage.method in ("td", "td_lambda", "expectile")
     if bootstraps and stage.bellman().bootstrap == "minimum_of_two":
         parts.append("minimum_of_two")
-    if stage.reading.by == "minimum" and stage.trained_members > 1:
-        parts.append("read by minimum")
-    return parts
+    return parts + _parts_of_reading(stage.reading.by, stage.trained_members)
+
+
+def _parts_of_reading(by: str, members: int) -> list[str]:
+    return ["read by minimum"] if by == "minimum" and members > 1 else []
 
 
 def _parts_of_planner(planner: PlannerConfig) -> list[str]:

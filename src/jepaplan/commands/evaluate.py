@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -28,7 +28,7 @@ from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.shooting import RandomShooting
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import GumbelHalving
-from jepaplan.recipes.experiment import PlannerConfig, Precision
+from jepaplan.recipes.experiment import CostConfig, PlannerConfig, Precision, ReadBy
 from jepaplan.recipes.run import LoadedRun, find_recording, load_run
 from jepaplan.recipes.story import Storyteller
 from jepaplan.recipes.study import Study, StudyOptions, save_study, study, with_planner
@@ -83,6 +83,13 @@ class Options:
     short if it must be. Encoding comes on top; outcomes depend on the machine."""
     cost: Literal["sum", "terminal", "minimum", "discounted"] | None = None
     """How the distance along the imagined path becomes a cost."""
+    value: str | None = None
+    """The stage whose value head counts the steps to go, or `none` for the distance; without it, the
+    recipe's."""
+    reading: ReadBy | None = None
+    """How the members of that head become one value; without it, as it was trained to be read."""
+    caution: float | None = None
+    """Standard deviations below the mean, for --reading lower_confidence; without it, the recipe's."""
     precision: Precision | None = None
     """Of imagination while planning; without it, the recipe's. int8: the predictor's products are those of
     8-bit integers, with --device cpu on processors that have instructions for them (VNNI)."""
@@ -175,9 +182,6 @@ def changed(run: LoadedRun, options: Options) -> LoadedRun:
     elif isinstance(planner, MPPI | RandomShooting) and samples is not None:
         planner = replace(planner, samples=samples)
     planner = replace(planner, horizon=horizon)
-    cost = run.experiment.cost if options.cost is None else replace(run.experiment.cost, over=options.cost)
-    if options.precision is not None:
-        cost = replace(cost, precision=options.precision)
     control = run.experiment.control
     if options.prior is not None:
         control = replace(control, prior=None if options.prior == "none" else options.prior)
@@ -188,7 +192,30 @@ def changed(run: LoadedRun, options: Options) -> LoadedRun:
                 "--prior with the stage that trained one, or leave it out"
             )
         control = replace(control, prior_share=options.prior_share)
-    return with_planner(run, planner=planner, cost=cost, control=control)
+    return with_planner(
+        run, planner=planner, cost=changed_cost(run.experiment.cost, options), control=control
+    )
+
+
+def changed_cost(cost: CostConfig, options: Options) -> CostConfig:
+    """The cost that was asked for."""
+    reading = options.reading or cost.reading
+    if options.caution is not None and reading != "lower_confidence":
+        raise InputError(
+            f"--caution {options.caution:g} belongs to --reading lower_confidence; the reading is "
+            f"{reading or 'that of the recipe'}. Write both, or leave it out"
+        )
+    asked = {
+        "over": options.cost,
+        "value": options.value,
+        "reading": options.reading,
+        "caution": options.caution,
+        "precision": options.precision,
+    }
+    changes: dict[str, Any] = {name: given for name, given in asked.items() if given is not None}
+    if options.value == "none":
+        changes |= {"value": None, "reading": options.reading}
+    return replace(cost, **changes)
 
 
 def same_kind(planner: PlannerConfig, other: PlannerConfig) -> bool:

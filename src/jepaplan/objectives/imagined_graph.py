@@ -18,6 +18,7 @@ a pit. No line leads into one, so they are kept apart: nothing is reached from t
 the way to them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
@@ -162,6 +163,21 @@ class ProjectedDistance(Protocol):
     ) -> Float[Tensor, "*batch"]:
         """Distances of projected latents."""
         ...
+
+
+class MeanObjective(nn.Module):
+    """Several objectives on the same batch, such as one for each member of an ensemble."""
+
+    def __init__(self, objectives: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.objectives = nn.ModuleList(objectives)
+
+    def forward(self, batch: ImaginedGroups) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss and its parts."""
+        losses, parts = zip(*(objective(batch) for objective in self.objectives), strict=True)
+        return torch.stack(losses).mean(), {
+            name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]
+        }
 
 
 class ImaginedValueObjective(nn.Module):

@@ -9,7 +9,7 @@ field can be set from the command line. Stages are trained in the order in which
     ValueStage          Sep, first part               encoder, distance; or the distance alone
     JointStage          VF_pred, VF_quasi_pred        encoder, predictor, distance
     PredictorStage      Sep, second part              predictor, on latents that are encoded once
-    ImaginedValueStage  ours                          distance on frozen latents, from imagined states
+    ImaginedValueStage  ours                          distance or a head on frozen latents, imagined states
     ValueHeadStage      not in the paper              a value head on frozen latents, by TD or regression
     ActionPriorStage    not in the paper              goal-conditioned inverse dynamics on frozen latents
 """
@@ -26,7 +26,7 @@ from jepaplan.models.keypoint_encoder import KeypointConfig
 from jepaplan.models.local_predictor import LocalPredictorConfig
 from jepaplan.models.predictors import PredictorConfig
 from jepaplan.models.scene_map import SceneMapConfig
-from jepaplan.models.value_heads import QuasimetricHeadConfig
+from jepaplan.models.value_heads import QuasimetricHeadConfig, Reading, ValueHeadConfig
 from jepaplan.objectives.imagined_states import ImaginationConfig
 from jepaplan.objectives.imagined_ways import WaysConfig
 from jepaplan.objectives.iql import ValueConfig
@@ -42,7 +42,7 @@ from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.shooting import RandomShooting
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.recipes.prior_stages import ActionPriorStage
-from jepaplan.recipes.value_stages import ValueHeadStage
+from jepaplan.recipes.value_stages import HeadStage, ValueHeadStage, head_key
 from jepaplan.training.stage import FitConfig
 from jepaplan.types import InputError
 
@@ -144,12 +144,24 @@ class PredictorStage:
 
 @dataclass(frozen=True, kw_only=True)
 class ImaginedValueStage:
-    """The distance alone, fitted to steps to go between imagined states."""
+    """The distance alone, or a value head, fitted to steps to go between imagined states."""
 
     name: str = "imagined_value"
     fit: FitConfig
     scenes: int = 200  # recordings whose scene is imagined
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
+    trains: Literal["distance", "head"] = "distance"  # "head": one of this stage's own
+    head: ValueHeadConfig = field(default_factory=ValueHeadConfig)
+    members: int = 2  # heads with different first weights
+    reading: Reading = field(default_factory=Reading)  # how planning reads them
+
+    def __post_init__(self) -> None:
+        if self.trains == "head" and (not self.head.goal or self.head.action or self.members < 1):
+            raise InputError(
+                "imagined ways lead from a state to a goal: a head needs head.goal=True, head.action=False "
+                f"and members >= 1; got head.goal={self.head.goal}, head.action={self.head.action}, "
+                f"members={self.members}"
+            )
 
 
 StageConfig = (
@@ -165,6 +177,7 @@ StageConfig = (
 
 
 Precision = Literal["fp32", "bf16", "int8"]
+ReadBy = Literal["mean", "minimum", "lower_confidence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +188,19 @@ class CostConfig:
     discount: float = 0.95  # per step, for "discounted"
     effort: float = 0.0  # weight of the mean squared action
     value: str | None = None  # the stage whose value head counts the steps to go; None: the distance
+    reading: ReadBy | None = None  # how the head's members are read; None: as its stage says
+    caution: float = 1.0  # standard deviations below the mean, for "lower_confidence"
     # Of imagination while planning; costs are summed in fp32. int8 is for MLP predictors on a processor.
     precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.caution < float("inf"):
+            raise InputError(f"caution counts standard deviations, at least 0; got {self.caution}")
+        if self.reading is not None and self.value is None:
+            raise InputError(
+                f"cost.reading={self.reading!r} says how the members of a value head are read, and no head "
+                "is named; write cost.value too (--cost.value to train, --value to evaluate), or leave it out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,17 +255,37 @@ class Experiment:
             _refuse_unbelieved_ways(self.predictor, self.stages)
         if self.cost.precision == "int8":
             _refuse_other_than_relu(self.predictor)
+        if self.cost.value is not None:
+            _refuse_unknown_head(self.cost.value, self.stages)
 
     @property
     def learns_value(self) -> bool:
-        """Whether the distance is minus a value: some stage teaches it, or it is found by imagined ways."""
-        return self.distance.kind == "imagined_ways" or any(
-            isinstance(stage, ImaginedValueStage | ValueHeadStage)
-            or (
-                isinstance(stage, ValueStage | JointStage)
-                and (stage.weights.value > 0 or stage.weights.pair_regression > 0)
-            )
-            for stage in self.stages
+        """Whether planning minimises minus a value: of a head, by imagined ways, or of a taught distance."""
+        return (
+            self.cost.value is not None
+            or self.distance.kind == "imagined_ways"
+            or any(_teaches_distance(stage) for stage in self.stages)
+        )
+
+
+def _teaches_distance(stage: StageConfig) -> bool:
+    match stage:
+        case ImaginedValueStage() | ValueHeadStage():
+            return stage.trains == "distance"
+        case ValueStage() | JointStage():
+            return stage.weights.value > 0 or stage.weights.pair_regression > 0
+        case _:
+            return False
+
+
+def _refuse_unknown_head(value: str, stages: Sequence[StageConfig]) -> None:
+    heads = [stage for stage in stages if isinstance(stage, HeadStage) and stage.trains == "head"]
+    usable = [head_key(stage.name) for stage in heads]
+    if value not in usable:
+        raise InputError(
+            f"there is no value head {value!r} to plan with; this experiment has "
+            f"{', '.join(usable) or 'none'}. To plan with the distance leave cost.value out, or evaluate with "
+            "--value none"
         )
 
 

@@ -1,14 +1,19 @@
-"""Stages on the latents of a finished encoder: the predictor, or a distance; no frame is encoded twice."""
+"""Stages on latents of a finished encoder: predictor, distance, imagined value; no frame is encoded twice."""
+
+from typing import cast
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from jepaplan.costs.value import RemainingCost, Value
 from jepaplan.data.windows import Windows, rows
 from jepaplan.objectives.imagined_graph import (
     GroupSampler,
     ImaginedGroups,
     ImaginedScenes,
     ImaginedValueObjective,
+    MeanObjective,
 )
 from jepaplan.objectives.segments import LatentSegments
 from jepaplan.objectives.total import LatentPredictionObjective, LatentValueObjective
@@ -16,6 +21,7 @@ from jepaplan.recipes.experiment import ImaginedValueStage, PredictorStage, Valu
 from jepaplan.recipes.frame_stages import action_heads, held_out_windows, value_objective
 from jepaplan.recipes.materials import HELD_OUT_WINDOWS, Materials, only
 from jepaplan.recipes.scenes import RecordedScene, imagine_scenes
+from jepaplan.recipes.value_stages import ensemble_of
 from jepaplan.training.distributed import gather, map_tensors
 from jepaplan.training.health import Health
 from jepaplan.training.stage import Stage
@@ -45,7 +51,7 @@ def latent_value_stage(materials: Materials, config: ValueStage) -> Stage:
 def _latent_stage(
     materials: Materials,
     config: PredictorStage | ValueStage,
-    objective: torch.nn.Module,
+    objective: nn.Module,
     examined: bool = False,
 ) -> Stage:
     windows = Windows(materials.episodes, config.steps)
@@ -93,13 +99,38 @@ def _latent_stage(
     )
 
 
+class StepsByValue(nn.Module):
+    """Minus a value of (latent, goal) as a `ProjectedDistance`; nothing is projected."""
+
+    def __init__(self, value: nn.Module) -> None:
+        super().__init__()
+        self.value = value
+
+    def project(self, latents: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """The latents themselves."""
+        return latents
+
+    def between(
+        self, source: Float[Tensor, "*#batch D"], goal: Float[Tensor, "*#batch D"]
+    ) -> Float[Tensor, "*batch"]:
+        """What the value expects to pay."""
+        return RemainingCost(cast(Value, self.value))(source, goal)
+
+
 def imagined_value_stage(materials: Materials, config: ImaginedValueStage) -> Stage:
-    """The distance alone, from imagined states."""
+    """The distance alone, or a value head, from imagined states."""
     system = materials.system
-    only(system, [system.distance])
-    objective = ImaginedValueObjective(
-        system.distance, system.inverse_dynamics, config.imagination, gather=gather
-    )
+
+    def fitted(distance: nn.Module) -> ImaginedValueObjective:
+        return ImaginedValueObjective(distance, system.inverse_dynamics, config.imagination, gather=gather)
+
+    if config.trains == "head":
+        ensemble = ensemble_of(config, system)
+        only(system, [ensemble])
+        objective = MeanObjective(fitted(StepsByValue(member)) for member in ensemble.members)
+    else:
+        only(system, [system.distance])
+        objective = fitted(system.distance)
     sampler: list[GroupSampler] = []
 
     def groups() -> GroupSampler:

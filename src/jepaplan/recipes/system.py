@@ -31,7 +31,7 @@ from jepaplan.models.local_predictor import LocalPredictor, LocalPredictorConfig
 from jepaplan.models.predictors import MLPPredictor, PredictorConfig, to_bfloat16
 from jepaplan.models.quasimetric import IQE, MRN, Euclidean
 from jepaplan.models.scene_map import SceneMapConfig, SceneMapEncoder
-from jepaplan.models.value_heads import InverseDynamics, QuasimetricHead, ReadValue
+from jepaplan.models.value_heads import InverseDynamics, QuasimetricHead, Reading, ReadValue
 from jepaplan.models.world_model import LatentWorldModel
 from jepaplan.objectives.imagined_ways import ImaginedWays, WaysConfig
 from jepaplan.planners.cem import CEM
@@ -89,6 +89,8 @@ class System(nn.Module):
                 "Leave cost.value out to plan with the distance"
             )
         head = cast(ReadValue, self.values[cost.value])
+        if cost.reading is not None:
+            head = ReadValue(head.ensemble, Reading(by=cost.reading, caution=cost.caution))
         if head.takes_actions:
             return RemainingActionCost(
                 head if head.takes_goals else ActionWithoutGoal(cast(StateActionValue, head))

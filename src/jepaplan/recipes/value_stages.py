@@ -141,6 +141,36 @@ class ValueHeadStage:
 
 
 @runtime_checkable
+class HeadStage(Protocol):
+    """A stage that may train value heads of its own: `ValueHeadStage`, `ImaginedValueStage`."""
+
+    @property
+    def name(self) -> str:
+        """Names the head, too."""
+        ...
+
+    @property
+    def trains(self) -> Literal["head", "distance"]:
+        """Whether it does."""
+        ...
+
+    @property
+    def head(self) -> ValueHeadConfig:
+        """What the values depend on."""
+        ...
+
+    @property
+    def members(self) -> int:
+        """Heads with different first weights."""
+        ...
+
+    @property
+    def reading(self) -> Reading:
+        """How planning reads them."""
+        ...
+
+
+@runtime_checkable
 class ValueWorkshop(Protocol):
     """A system in training and what it learns from; `recipes.stages.Workshop` is one."""
 
@@ -170,7 +200,7 @@ class ValueWorkshop(Protocol):
 
 
 def build_value_heads(stages: Iterable[object], latent_width: int, action_dim: int) -> nn.ModuleDict:
-    """The heads that the `ValueHeadStage`s among `stages` train, by `head_key`.
+    """The heads that the `HeadStage`s among `stages` train, by `head_key`.
 
     Draws first weights from the global generator, as all modules do: call it where that is seeded.
     """
@@ -180,7 +210,7 @@ def build_value_heads(stages: Iterable[object], latent_width: int, action_dim: i
                 build_values(stage.head, latent_width, stage.members, action_dim), stage.reading
             )
             for stage in stages
-            if isinstance(stage, ValueHeadStage) and stage.trains == "head"
+            if isinstance(stage, HeadStage) and stage.trains == "head"
         }
     )
 
@@ -244,14 +274,19 @@ def _ensemble(config: ValueHeadStage, system: nn.Module) -> ValueEnsemble:
     if config.trains == "distance":
         ensemble = ValueEnsemble([NegativeDistance(system.get_submodule("distance"))])
     else:
-        heads = cast(nn.ModuleDict, system.get_submodule("values"))
-        if head_key(config.name) not in heads:
-            raise InputError(
-                f"the system has no value head {head_key(config.name)!r}, only {sorted(heads)}; build its "
-                "`values` with `build_value_heads(experiment.stages, latent_width, action_dim)`"
-            )
-        ensemble = cast(ReadValue, heads[head_key(config.name)]).ensemble
+        ensemble = ensemble_of(config, system)
     return ensemble.requires_grad_(True)
+
+
+def ensemble_of(stage: HeadStage, system: nn.Module) -> ValueEnsemble:
+    """The stage's own value heads in `system`."""
+    heads = cast(nn.ModuleDict, system.get_submodule("values"))
+    if head_key(stage.name) not in heads:
+        raise InputError(
+            f"the system has no value head {head_key(stage.name)!r}, only {sorted(heads)}; build its "
+            "`values` with `build_value_heads(experiment.stages, latent_width, action_dim)`"
+        )
+    return cast(ReadValue, heads[head_key(stage.name)]).ensemble
 
 
 def _objective(

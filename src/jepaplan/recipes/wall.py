@@ -14,15 +14,17 @@ world model first, then the value of every imagined state. The approaches of tab
 from collections.abc import Callable
 from dataclasses import replace
 
+from jepaplan.data.goals import GoalMixture
 from jepaplan.models.encoders import CompactConfig, ImpalaConfig
 from jepaplan.models.keypoint_encoder import KeypointConfig
 from jepaplan.models.predictors import PredictorConfig
-from jepaplan.models.value_heads import QuasimetricHeadConfig
+from jepaplan.models.value_heads import QuasimetricHeadConfig, ValueHeadConfig
 from jepaplan.objectives.imagined_states import ImaginationConfig
 from jepaplan.objectives.total import ObjectiveWeights
 from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.proposals import NormBound, std_from_variance
 from jepaplan.recipes.experiment import (
+    CostConfig,
     DistanceConfig,
     Experiment,
     ImaginedValueStage,
@@ -31,7 +33,9 @@ from jepaplan.recipes.experiment import (
     RecordingConfig,
 )
 from jepaplan.recipes.prior_stages import ActionPriorStage
+from jepaplan.recipes.value_batches import ImaginedActions
 from jepaplan.recipes.value_guided import Setting, approaches_in, on_a_cpu, sweep_in
+from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.training.stage import FitConfig
 
 
@@ -110,6 +114,58 @@ def wall_big_paths_prior() -> Experiment:
     )
 
 
+def wall_big_heads() -> Experiment:
+    """The latents of `wall_big_paths`, frozen, and networks V(z, g) on them that have no geometry built in.
+
+    One world model, three heads by what they learn from; `cost.value` says by which of them planning pays.
+    """
+    paths = wall_big_paths()
+    imagined = paths.stages[-1]
+    assert isinstance(imagined, ImaginedValueStage)
+    fit = FitConfig(updates=1500, batch=128, learning_rate=1e-3, gradient_clip=10.0, evaluate_every=250)
+    head, members = ValueHeadConfig(hidden=128), 3
+    return replace(
+        paths,
+        recipe="wall_big_heads",
+        description="the world model of wall_big_paths; three ensembles of value heads on its frozen latents",
+        distance=DistanceConfig(kind="euclidean"),
+        stages=(
+            *paths.stages[:-1],
+            ValueHeadStage(
+                name="pairs",
+                fit=replace(fit, batch=1024),
+                head=head,
+                members=members,
+                method="pairs",
+                discount=1.0,
+                expectile=0.9,
+            ),
+            ValueHeadStage(
+                name="expectile",
+                fit=fit,
+                head=head,
+                members=members,
+                expectile=0.9,
+                # No recording reaches a goal in another layout, and no task asks for one.
+                goals=GoalMixture(geometric=1.0, geometric_mean=20.0),
+                steps=4,
+                latents="both",
+                imagination=ImaginedActions(actions="other"),
+            ),
+            replace(
+                imagined,
+                name="paths",
+                # Nothing is projected: each pair is a forward pass of its own.
+                fit=replace(imagined.fit, batch=8),
+                trains="head",
+                head=head,
+                members=members,
+            ),
+        ),
+        cost=CostConfig(value="paths"),
+    )
+
+
 # PLDM's coefficients for the recording nearest in size, 81 thousand transitions. On the wall the paper takes
 # VCReg over the batch only, so the variance along time is left to the variant with all of PLDM's terms.
 _VCREG = ObjectiveWeights(prediction=0.0, variance=2.2, covariance=13.0)
@@ -150,6 +206,7 @@ WALL_BIG_CPU = on_a_cpu(WALL_BIG, _COMPACT, horizon=16)
 WALL_RECIPES: dict[str, Callable[[], Experiment]] = {
     "wall_big_paths": wall_big_paths,
     "wall_big_paths_prior": wall_big_paths_prior,
+    "wall_big_heads": wall_big_heads,
     **approaches_in(WALL_SMALL),
     **approaches_in(WALL_SMALL_CPU, suffix="_cpu"),
     **approaches_in(WALL_BIG),

@@ -95,7 +95,7 @@ def leadable(planner: Planner) -> TakesProposals:
     within = planner.planner if isinstance(planner, Deadline) else None
     if isinstance(within, Phased) or not isinstance(planner, TakesProposals):
         raise InputError(
-            f"{type(within or planner).__name__} takes no candidates from a prior; plan with MPPI, CEM, ICEM or "
-            "RandomShooting (--planner mppi, cem, icem, shooting), or without a prior (--prior none)"
+            f"{type(within or planner).__name__} takes no candidates from a prior; plan with MPPI, CEM, ICEM "
+            "or RandomShooting (--planner mppi, cem, icem, shooting), or without a prior (--prior none)"
         )
     return planner

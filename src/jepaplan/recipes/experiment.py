@@ -284,8 +284,8 @@ def _refuse_unknown_head(value: str, stages: Sequence[StageConfig]) -> None:
     if value not in usable:
         raise InputError(
             f"there is no value head {value!r} to plan with; this experiment has "
-            f"{', '.join(usable) or 'none'}. To plan with the distance leave cost.value out, or evaluate with "
-            "--value none"
+            f"{', '.join(usable) or 'none'}. To plan with the distance leave cost.value out, or evaluate "
+            "with --value none"
         )
 
 

@@ -46,7 +46,7 @@ def test_planning_pays_by_a_head_that_is_there_and_counts_steps_to_a_goal():
     demo, heads = find_recipe("wall_big_paths"), find_recipe("wall_big_heads")
     with pytest.raises(InputError, match=r"no value head 'pairs' to plan with; this experiment has none"):
         replace(demo, cost=CostConfig(value="pairs"))
-    with pytest.raises(InputError, match=r"no value head 'pears'.* pairs, expectile, paths .*--value none"):
+    with pytest.raises(InputError, match=r"no value head 'pears'.* pairs, expectile, paths\..*--value none"):
         replace(heads, cost=CostConfig(value="pears"))
     acting = replace(heads.stages[2].head, action=True)
     with pytest.raises(InputError, match=r"no value head 'pairs' .* has expectile, paths"):

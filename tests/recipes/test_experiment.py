@@ -49,8 +49,8 @@ def test_planning_pays_by_a_head_that_is_there_and_counts_steps_to_a_goal():
     with pytest.raises(InputError, match=r"no value head 'pears'.* pairs, expectile, paths\..*--value none"):
         replace(heads, cost=CostConfig(value="pears"))
     acting = replace(heads.stages[2].head, action=True)
-    with pytest.raises(InputError, match=r"no value head 'pairs' .* has expectile, paths"):
-        replace(with_stage(heads, 2, head=acting), cost=CostConfig(value="pairs"))
+    # a value of actions pays as well
+    assert replace(with_stage(heads, 2, head=acting), cost=CostConfig(value="pairs")).learns_value
     with pytest.raises(InputError, match=r"cost.reading='minimum' .*no head is named; write cost.value too"):
         CostConfig(reading="minimum")
     with pytest.raises(InputError, match=r"caution counts standard deviations, at least 0; got -1"):

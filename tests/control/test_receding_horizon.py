@@ -5,6 +5,7 @@ import torch
 
 from jepaplan.control.random_actions import RandomController
 from jepaplan.control.receding_horizon import RecedingHorizon
+from jepaplan.control.record import Decision
 from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.terms import ActionEffort, GoalDistance
 from jepaplan.planners.mppi import MPPI
@@ -192,6 +193,21 @@ def test_whoever_pauses_continues_with_their_own_plan():
     both, first = torch.tensor([True, True]), torch.tensor([True, False])
     seen = [control.act(torch.zeros(2, 2), active)[:, 0].tolist() for active in (both, first, first, both)]
     assert seen == [[20, 20], [22, 0], [40, 0], [42, 22]]
+
+
+def test_without_an_explanation_a_plan_is_the_same_and_imagined_once():
+    decisions: list[Decision] = []
+    for explains in (True, False):
+        control = controller(kept_candidates=5, explains=explains)
+        control.reset(GOALS, seeded(0))
+        control.act(torch.zeros(3, 2))
+        assert control.last is not None
+        decisions.append(control.last)
+    explained, bare = decisions
+    assert torch.equal(explained.plan.mean, bare.plan.mean)
+    assert (explained.evaluations, bare.evaluations) == (64 * 5 + 5, 64 * 5)
+    assert bare.predicted == {}
+    assert bare.predicted_cost.isnan().all()
 
 
 def test_the_record_accounts_for_what_was_considered():

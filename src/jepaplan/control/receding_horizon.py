@@ -65,6 +65,7 @@ class RecedingHorizon:
     warm_start: Literal["shift", "keep"] = "shift"
     episode_steps: int | None = None  # None: the horizon never shrinks
     kept_candidates: int = 32  # per problem, in the record
+    explains: bool = True  # the record says what the plan is predicted to cost: it is imagined once more
     tie_fraction: float = 0.01  # of the standard deviation of the candidates' costs
     last: Decision | None = field(default=None, init=False)
     _pursuit: Pursuit | None = field(default=None, init=False, repr=False)
@@ -161,12 +162,12 @@ class RecedingHorizon:
         self.last = Decision(
             problems=due,
             plan=search.plan,
-            predicted=explain(cost, search.plan),
+            predicted=explain(cost, search.plan) if self.explains else {},
             candidates=best.candidates,
             costs=best.costs,
             tied=best.tied,
             tie_tolerance=best.tolerance,
-            evaluations=search.evaluations + horizon + math.ceil(prepared / len(due)),
+            evaluations=search.evaluations + horizon * self.explains + math.ceil(prepared / len(due)),
             seconds=time.perf_counter() - began,
         )
 

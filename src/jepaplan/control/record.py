@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -16,7 +17,7 @@ class Decision:
     plan: Plan  # refined, in normalised action units; its first action is executed now
     predicted: dict[
         str, Float[Tensor, " n"]
-    ]  # the plan's own cost, by term where the cost can tell, else under "cost"
+    ]  # the plan's own cost, by term where the cost can tell, else under "cost"; empty if it was not asked
     candidates: Float[Tensor, "n K H A"]  # the K cheapest of the last iteration, cheapest first
     costs: Float[Tensor, "n K"]
     tied: Bool[Tensor, "n K"]  # no dearer than the cheapest plus `tie_tolerance`
@@ -26,7 +27,9 @@ class Decision:
 
     @property
     def predicted_cost(self) -> Float[Tensor, " n"]:
-        """What the refined plan costs in imagination."""
+        """What the refined plan costs in imagination; NaN where the controller does not explain."""
+        if not self.predicted:
+            return torch.full_like(self.costs[:, 0], torch.nan)
         return sum(self.predicted.values(), start=self.costs.new_zeros(len(self.costs)))
 
 

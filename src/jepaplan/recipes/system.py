@@ -316,4 +316,5 @@ def build_controller(
         replan_every=control.replan_every,
         warm_start=control.warm_start,
         episode_steps=episode_steps if control.shrink else None,
+        explains=milliseconds is None,  # who has a deadline has no time for it
     )

@@ -53,7 +53,7 @@ def test_planning_pays_by_a_head_that_is_there_and_counts_steps_to_a_goal():
     assert replace(with_stage(heads, 2, head=acting), cost=CostConfig(value="pairs")).learns_value
     with pytest.raises(InputError, match=r"cost.reading='minimum' .*no head is named; write cost.value too"):
         CostConfig(reading="minimum")
-    with pytest.raises(InputError, match=r"caution counts standard deviations, at least 0; got -1"):
+    with pytest.raises(InputError, match=r"caution counts standard deviations .*at least 0; got -1"):
         CostConfig(value="pairs", reading="lower_confidence", caution=-1.0)
 
 

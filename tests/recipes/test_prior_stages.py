@@ -1,6 +1,6 @@
 """Priors of actions: learned by the loop where the answer is known, kept by a run, and planned with."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,6 @@ from jepaplan.commands.evaluate import Options, changed
 from jepaplan.control.receding_horizon import RecedingHorizon
 from jepaplan.data.episodes import Episodes
 from jepaplan.data.goals import GoalMixture
-from jepaplan.data.normalise import ActionNormaliser
 from jepaplan.envs.worlds import find_world
 from jepaplan.evaluation.episodes import EpisodeOptions, run_episodes
 from jepaplan.evaluation.tasks import load_instances
@@ -26,24 +25,13 @@ from jepaplan.recipes.system import build_controller
 from jepaplan.training.loop import fit
 from jepaplan.training.runs import Origin, open_run
 from jepaplan.training.stage import FitConfig
-from jepaplan.types import InputError, SeedTree
+from jepaplan.types import InputError
+from point_bench import Bench, Drift
 from tiny_runs import tensor_hashes, tiny_experiment
 
 ORIGIN = Origin(recipe="test", configuration={}, data="none", seed=0)
 FIT = FitConfig(updates=400, batch=128, learning_rate=1e-2, log_every=999, evaluate_every=999, save_every=999)
 STAGE = ActionPriorStage(fit=FIT, model=GoalInverseDynamicsConfig(hidden=32))
-
-
-class Drift(nn.Module):
-    """The next latent is this one plus a quarter of the action."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.tensor(0.25))
-        self.action_units = ActionNormaliser.identity(2)
-
-    def unroll(self, latent, actions):
-        return torch.cat([latent[:, None], self.gain * actions], dim=1).cumsum(1)
 
 
 class Points(nn.Module):
@@ -53,22 +41,8 @@ class Points(nn.Module):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.world_model = Drift()
+            self.world_model = Drift(0.25)
             self.priors = build_action_priors(stages, latent_width=2, action_dim=2)
-
-
-@dataclass
-class Bench:
-    """What `recipes.stages.Workshop` is, with points for latents."""
-
-    system: nn.Module
-    episodes: Episodes
-    points: torch.Tensor
-    trained_episodes: int = 180
-    seeds: SeedTree = field(default_factory=lambda: SeedTree(0))
-
-    def latents(self):
-        return self.points
 
 
 def bench(stages=(STAGE,)):
@@ -89,7 +63,7 @@ def bench(stages=(STAGE,)):
         starts=13 * torch.arange(200),
         lengths=torch.full((200,), 12),
     )
-    return Bench(Points(stages), episodes, points)
+    return Bench(Points(stages), episodes, points, trained_episodes=180)
 
 
 def test_straight_walks_teach_the_straight_way_however_far_the_goal(tmp_path):

@@ -1,6 +1,6 @@
 """Value heads trained by the loop on a world of points that drift along a line: seconds on one core."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,6 @@ from torch import nn
 
 from jepaplan.data.episodes import Episodes
 from jepaplan.data.goals import GoalMixture
-from jepaplan.data.normalise import ActionNormaliser
 from jepaplan.models.quasimetric import Euclidean
 from jepaplan.models.value_heads import QuasimetricHead, QuasimetricHeadConfig, Reading, ValueHeadConfig
 from jepaplan.objectives.returns import value_of_steps
@@ -19,7 +18,8 @@ from jepaplan.training.distributed import Processes, shard
 from jepaplan.training.loop import fit
 from jepaplan.training.runs import Origin, RunDirectory, open_run
 from jepaplan.training.stage import FitConfig
-from jepaplan.types import InputError, SeedTree
+from jepaplan.types import InputError
+from point_bench import Bench, Drift
 
 ORIGIN = Origin(recipe="test", configuration={}, data="none", seed=0)
 FIT = FitConfig(updates=6, batch=16, learning_rate=3e-3, log_every=1, evaluate_every=3, save_every=1)
@@ -34,19 +34,6 @@ FREE = replace(STATE, nonpositive=False)  # rewards are positive
 LATER = GoalMixture(geometric=1.0, geometric_mean=10.0)
 
 
-class Drift(nn.Module):
-    """The next latent is this one plus the action."""
-
-    def __init__(self):
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(()))
-        self.action_units = ActionNormaliser.identity(2)
-
-    def unroll(self, latent, actions):
-        path = torch.cat([latent[:, None], self.gain * actions], dim=1)
-        return path.cumsum(1)
-
-
 class Points(nn.Module):
     """A system: what `Workshop.system` is."""
 
@@ -57,20 +44,6 @@ class Points(nn.Module):
             self.world_model = Drift()
             self.distance = QuasimetricHead(2, HEAD.quasimetric)
             self.values = build_value_heads([stage], latent_width=2, action_dim=2)
-
-
-@dataclass
-class Bench:
-    """What `recipes.stages.Workshop` is, with points for latents."""
-
-    system: nn.Module
-    episodes: Episodes
-    points: torch.Tensor
-    trained_episodes: int = 16
-    seeds: SeedTree = field(default_factory=lambda: SeedTree(0))
-
-    def latents(self):
-        return self.points
 
 
 def bench(stage):
@@ -92,7 +65,7 @@ def bench(stage):
         starts=(lengths + 1).cumsum(0) - lengths - 1,
         lengths=lengths,
     )
-    return Bench(Points(stage), episodes, points)
+    return Bench(Points(stage), episodes, points, trained_episodes=16)
 
 
 def signals_of(workshop):

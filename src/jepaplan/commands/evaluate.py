@@ -18,6 +18,7 @@ from jepaplan.evaluation.episodes import Progress
 from jepaplan.evaluation.report import duration, write_report
 from jepaplan.evaluation.results import rows_text, write_page
 from jepaplan.evaluation.tasks import load_instances
+from jepaplan.models.value_heads import ReadBy
 from jepaplan.planners.beam import BeamSearch
 from jepaplan.planners.cem import CEM
 from jepaplan.planners.collocation import Collocation
@@ -28,7 +29,7 @@ from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.shooting import RandomShooting
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import GumbelHalving
-from jepaplan.recipes.experiment import CostConfig, PlannerConfig, Precision, ReadBy
+from jepaplan.recipes.experiment import CostConfig, PlannerConfig, Precision
 from jepaplan.recipes.run import LoadedRun, find_recording, load_run
 from jepaplan.recipes.story import Storyteller
 from jepaplan.recipes.study import Study, StudyOptions, save_study, study, with_planner

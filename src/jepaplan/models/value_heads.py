@@ -230,11 +230,14 @@ class NegativeDistance(nn.Module):
         return -self.distance(latent, goal)
 
 
+ReadBy = Literal["mean", "minimum", "lower_confidence"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """How the values of an ensemble become one."""
 
-    by: Literal["mean", "minimum", "lower_confidence"] = "mean"
+    by: ReadBy = "mean"
     caution: float = 1.0  # standard deviations below the mean, for "lower_confidence"
 
     def __post_init__(self) -> None:

@@ -274,6 +274,7 @@ def descend(
     """Fill `paths` with ways to edges that nobody took, of each tree's leaves the first `possible`."""
     # an array is counted whenever it is taken out of a tuple: once is enough
     edges, logits, allowance, rates = tables.edges, tables.logits, turn.allowance, turn.rates
+    considered, noise = turn.considered, turn.noise
     nodes, slots, before, depths = paths.nodes, paths.slots, paths.before, paths.depth
     high: Any = turn.high
     per_spread: Any = turn.per_spread
@@ -308,7 +309,7 @@ def descend(
                     )
                 elif depth == 0:
                     chosen = choose_at_gumbel_root(
-                        edges, logits, node, turn.considered, turn.noise, problem, scale, choice
+                        edges, logits, node, considered, noise, problem, scale, choice
                     )
                 else:
                     first = edges[nodes[leaf, depth - 1], slots[leaf, depth - 1]].first

@@ -26,7 +26,7 @@ from jepaplan.models.keypoint_encoder import KeypointConfig
 from jepaplan.models.local_predictor import LocalPredictorConfig
 from jepaplan.models.predictors import PredictorConfig
 from jepaplan.models.scene_map import SceneMapConfig
-from jepaplan.models.value_heads import QuasimetricHeadConfig, Reading, ValueHeadConfig
+from jepaplan.models.value_heads import QuasimetricHeadConfig, ReadBy, Reading, ValueHeadConfig
 from jepaplan.objectives.imagined_states import ImaginationConfig
 from jepaplan.objectives.imagined_ways import WaysConfig
 from jepaplan.objectives.iql import ValueConfig
@@ -177,7 +177,6 @@ StageConfig = (
 
 
 Precision = Literal["fp32", "bf16", "int8"]
-ReadBy = Literal["mean", "minimum", "lower_confidence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,8 +193,7 @@ class CostConfig:
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.caution < float("inf"):
-            raise InputError(f"caution counts standard deviations, at least 0; got {self.caution}")
+        Reading(caution=self.caution)  # refuses what is no deviation
         if self.reading is not None and self.value is None:
             raise InputError(
                 f"cost.reading={self.reading!r} says how the members of a value head are read, and no head "

@@ -112,6 +112,7 @@ def table2(scale: Scale) -> Reproduction:
         ),
         beside={
             "choices": "what the paper leaves open, and what was chosen",
+            "claims": "which of the claims hold, and what is known of the others",
             "search": "success against compute",
             "data": "success against recordings",
             "levers": "ours without one of its parts",

@@ -52,7 +52,7 @@ def test_the_page_says_what_ours_assumes_and_points_to_what_else_was_measured():
     made = table2("cpu")
     for words in ("learns no value", "one thing moves", "the rest of the picture stays", "mirror images"):
         assert words in made.introduction
-    assert list(made.beside) == ["choices", "search", "data", "levers", "sweeps", "noise"]
+    assert list(made.beside) == ["choices", "claims", "search", "data", "levers", "sweeps", "noise"]
 
 
 @pytest.mark.parametrize("name", ["table2", "sweeps"])

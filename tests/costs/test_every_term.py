@@ -1,5 +1,7 @@
 """Each term equals its definition: over whole paths, in chunks, one step at a time; and it has gradients."""
 
+from typing import Literal
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from term_catalogue import CATALOGUE, Entry
 from toy_worlds import Bending, LongestStride, euclidean, problem
 
+from jepaplan.costs import streaming
 from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.steps import AdditiveTerm
 from jepaplan.costs.streaming import BoundSum
@@ -36,10 +39,11 @@ def walk(bound: BoundSum, actions: torch.Tensor, horizon: int):
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-@pytest.mark.parametrize("seed, horizon", [(0, 1), (1, 4), (2, 4)])
-def test_every_term_equals_its_definition(name: str, seed: int, horizon: int):
+@pytest.mark.parametrize("seed, horizon, rows", [(0, 1, 4), (1, 4, 4), (2, 4, 12), (3, 4, 18), (4, 4, None)])
+def test_every_term_equals_its_definition(name: str, seed: int, horizon: int, rows: int | None):
+    """Whether a step is looked at alone (4 rows), or with one, two or all of the others."""
     entry = CATALOGUE[name]
-    bound, actions = bind(entry, seed, 3, horizon, rows=4)
+    bound, actions = bind(entry, seed, 3, horizon, rows)
     paths = Bending(*entry.shape).rollout(bound.latent, actions)
     expected = [
         [entry.literal(list(paths[b, s]), list(actions[b, s]), bound.goal[b]) for s in range(3)]
@@ -137,6 +141,44 @@ def test_no_more_nodes_than_asked_are_expanded_at_once():
     bound.expand(latents, actions[:, :, 0], 1, 1)
     assert max(bound.world_model.rows) <= 4
     assert sum(bound.world_model.rows) == 20
+
+
+@pytest.mark.parametrize(
+    "over, rows, expected",
+    [
+        ("sum", None, [30]),  # 2 problems, 3 samples, 5 steps
+        ("sum", 12, [12, 12, 6]),
+        ("minimum", 12, [12, 12, 6]),
+        ("sum", 4, [3] * 10),  # one problem after the other
+        ("terminal", None, [6]),  # what does not count is not computed
+    ],
+)
+def test_a_distance_is_asked_about_as_many_steps_at_once_as_a_chunk_has_room_for(
+    over: Literal["sum", "minimum", "terminal"], rows: int | None, expected: list[int]
+):
+    asked: list[int] = []
+
+    def distance(latent: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+        asked.append(latent.shape[:2].numel())
+        return euclidean(latent, goal)
+
+    latent, goal, actions = problem(14, 2, 3, 5)
+    cost = WeightedSum({"goal": (1.0, GoalDistance(distance=distance, over=over))}, chunk_rows=rows)
+    cost.bind(Bending(), latent, goal)(actions)
+    assert asked == expected
+
+
+def test_of_wide_latents_few_are_held(monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+
+    def distance(latent: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+        asked.append(latent.shape[:2].numel())
+        return euclidean(latent, goal)
+
+    monkeypatch.setattr(streaming, "PATH_BYTES", 13 * 6 * 4)  # thirteen latents of six numbers
+    latent, goal, actions = problem(14, 2, 3, 5)
+    WeightedSum({"goal": (1.0, GoalDistance(distance=distance))}).bind(Bending(), latent, goal)(actions)
+    assert asked == [12, 12, 6]
 
 
 def test_one_step_in_bfloat16_is_paid_in_float32():

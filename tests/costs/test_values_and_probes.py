@@ -211,7 +211,7 @@ def test_gradients_are_finite_inside_and_at_the_centre():
         (lambda: cost_of(GoalDistance(distance=BoxDistance(lambda z: z[..., :2]))), "box_goal"),
         (lambda: cost_of(GoalDistance(distance=BallDistance(lambda z: z[..., :2]))), "ball_goal"),
         (lambda: cost_of(ObstacleClearance(clearance=lambda z: z[..., :2])), "one number per latent"),
-        (lambda: cost_of(CollisionProbability(probability=lambda z: z)), r"\(2, 4\); got \(2, 4, 6\)"),
+        (lambda: cost_of(CollisionProbability(probability=lambda z: z)), r"\(2, 12\); got \(2, 12, 6\)"),
         (lambda: NotYetThere(distance=euclidean, threshold=-1.0), "threshold"),
         (lambda: NStepCost(running=lambda s: s, remaining=euclidean, discount=1.1), r"\(0, 1\]"),
         (lambda: ReachabilityGate(distance=euclidean, reachability=euclidean, strength=2.0), "strength=2"),

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from jepaplan.models import affine as module
-from jepaplan.models.affine import Affine, affine
+from jepaplan.models.affine import Affine, affine, available, takes_onednn
 from jepaplan.models.predictors import MLPPredictor, PredictorConfig
 
 
@@ -94,3 +94,22 @@ def test_imagination_follows_weights_that_change_after_the_first_step():
 def test_a_predictor_that_holds_less_than_nothing_is_refused():
     with pytest.raises(ValueError, match="write 0 for none"):
         PredictorConfig(held=-1)
+
+
+@pytest.mark.parametrize(
+    "dtype, rows, gradients, faster",
+    [
+        (torch.float32, 63, False, False),
+        (torch.float32, 64, False, True),
+        (torch.float32, 64, True, True),
+        (torch.bfloat16, 1, False, True),
+        (torch.bfloat16, 64, True, False),
+        (torch.float64, 64, False, False),
+    ],
+)
+def test_few_rows_are_not_worth_what_a_call_of_onednn_costs(
+    dtype: torch.dtype, rows: int, gradients: bool, faster: bool
+):
+    with torch.set_grad_enabled(gradients):
+        given = torch.zeros(rows, 8, dtype=dtype), torch.zeros(4, 8, dtype=dtype)
+        assert takes_onednn(*given) == (faster and available())

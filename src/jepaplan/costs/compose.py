@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepaplan.costs.steps import ImaginedStep, PathTerm, StepwiseTerm, Term, added_up
+from jepaplan.costs.steps import ImaginedStep, JointSteps, PathTerm, StepwiseTerm, Term, added_up
 from jepaplan.costs.streaming import BoundSum
 from jepaplan.interfaces import Prepared, WorldModel
 from jepaplan.types import InputError
@@ -69,7 +69,13 @@ class Additive(Summand):
         self, total: Float[Tensor, "B S"] | None, step: ImaginedStep
     ) -> Float[Tensor, "B S"] | None:
         """Fold in one step."""
-        return added_up(self, total, step)
+        return self.accumulate_jointly(total, JointSteps([step]))
+
+    def accumulate_jointly(
+        self, total: Float[Tensor, "B S"] | None, steps: JointSteps
+    ) -> Float[Tensor, "B S"] | None:
+        """Fold in steps that follow each other."""
+        return added_up(self, total, steps)
 
 
 @dataclass(frozen=True)

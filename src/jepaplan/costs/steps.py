@@ -5,15 +5,18 @@
 `AdditiveTerm`: every step adds its share, and the last latent says what is still expected. It serves planners
 that score whole plans and those that grow paths step by step (tree search, beam, collocation).
 `StepwiseTerm`: folds one step after the other into a total, such as the minimum over a path.
+`JointTerm`: either of these, if it can also fold in several steps as one batch: fewer and larger calls.
 `PathTerm`: wants the whole path at once; it costs memory, so prefer the others.
 
 Additive and stepwise terms let nobody hold all latents of all samples: at 2000 samples x 96 steps x 512
 numbers that would be 393 MB.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -58,6 +61,50 @@ class AdditiveTerm(StepwiseTerm, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class JointSteps:
+    """Steps that follow each other, of all sampled paths."""
+
+    steps: Sequence[ImaginedStep]
+
+    @property
+    def last(self) -> ImaginedStep:
+        """The latest."""
+        return self.steps[-1]
+
+    def side_by_side(self) -> ImaginedStep:
+        """As if each step belonged to paths of its own; those of one step are neighbours."""
+        if len(self.steps) == 1:
+            return self.last
+        first, paths = self.steps[0], self.last.action.shape[1]
+        latents = torch.cat([first.before, *(step.latent for step in self.steps)], dim=1)
+        actions = torch.cat([step.action for step in self.steps], dim=1)
+        numbers = torch.as_tensor([step.index for step in self.steps], device=actions.device)
+        return ImaginedStep(
+            index=numbers.repeat_interleave(paths).expand(len(actions), -1),
+            horizon=first.horizon,
+            before=latents[:, :-paths],
+            action=actions,
+            latent=latents[:, paths:],
+            goal=first.goal,
+        )
+
+    def apart(self, shares: Float[Tensor, "B KS"]) -> Float[Tensor, "B K S"]:
+        """What was computed `side_by_side`, by step."""
+        return shares.unflatten(1, (len(self.steps), -1))
+
+
+@runtime_checkable
+class JointTerm(StepwiseTerm, Protocol):
+    """A stepwise term that can fold in some steps at once."""
+
+    def accumulate_jointly(
+        self, total: Float[Tensor, "B S"] | None, steps: JointSteps
+    ) -> Float[Tensor, "B S"] | None:
+        """What `accumulate` gives after each of the steps in turn, but for the last digits."""
+        ...
+
+
 @runtime_checkable
 class PathTerm(Protocol):
     """A term that needs all latents of a path at once."""
@@ -87,13 +134,14 @@ def how_far(distance: Distance | StepDistance, step: ImaginedStep) -> Float[Tens
 
 
 def added_up(
-    term: AdditiveTerm, total: Float[Tensor, "B S"] | None, step: ImaginedStep
+    term: AdditiveTerm, total: Float[Tensor, "B S"] | None, steps: JointSteps
 ) -> Float[Tensor, "B S"] | None:
     """How an additive term accumulates; what is to go is not even computed before the last step."""
-    share = term.step_cost(step)
+    share = term.step_cost(steps.side_by_side())
     if share is not None:
+        share = share if len(steps.steps) == 1 else steps.apart(share).sum(dim=1)
         total = share if total is None else total + share
-    rest = term.to_go(step) if step.index == step.horizon else None
+    rest = term.to_go(steps.last) if steps.last.index == steps.last.horizon else None
     if rest is not None:
         total = rest if total is None else total + rest
     return total

@@ -2,7 +2,8 @@
 
 Samples go through the world model in chunks of at most `chunk_rows` rows, each chunk from its first step to
 its last. A chunk's activations stay in the processor's cache, and a replan never holds more latents than
-one chunk's.
+one chunk's. Where a chunk is smaller than `chunk_rows`, terms look at some of its steps at once: a value
+network then gets 200 rows in one call rather than 16 in each of twelve.
 
 Imagination runs in the dtype of the latent that the cost was bound to. Terms always see float32 or better,
 because a bfloat16 sum over 96 steps would lose the differences that rank the samples.
@@ -17,11 +18,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from jepaplan.costs.steps import AdditiveTerm, ImaginedStep, PathTerm, StepwiseTerm, Term
+from jepaplan.costs.steps import (
+    AdditiveTerm,
+    ImaginedStep,
+    JointSteps,
+    JointTerm,
+    PathTerm,
+    StepwiseTerm,
+    Term,
+)
 from jepaplan.interfaces import WorldModel
 from jepaplan.types import Expansion, InputError, Rollout
 
-PATH_BYTES = 32 * 2**20  # what whole paths of one chunk may occupy, when some term asks for whole paths
+PATH_BYTES = 32 * 2**20  # what the latents of several steps of one chunk may occupy
 
 
 @dataclass(frozen=True)
@@ -134,21 +143,12 @@ class BoundSum:
             totals |= {name: term.over_path(Rollout(actions, paths), goal) for name, term in whole.items()}
         if stepwise:
             latents = self._imagine(actions, problems) if paths is None else iter(paths.unbind(dim=2))
-            previous_action: Tensor | None = None
-            for index, (before, latent) in enumerate(itertools.pairwise(latents), start=1):
-                action = actions[:, :, index - 1]
-                step = ImaginedStep(
-                    index=index,
-                    horizon=actions.shape[2],
-                    before=before,
-                    action=action,
-                    latent=latent,
-                    goal=goal,
-                    previous_action=previous_action,
-                )
+            steps = _steps(latents, actions, goal)
+            # wide latents, such as tokens, are looked at step by step, so that few are held
+            rows = min(self._rows(actions), PATH_BYTES // (4 * self.latent[0].numel()))
+            while group := list(itertools.islice(steps, max(1, rows // actions[:, :, 0, 0].numel()))):
                 for name, term in stepwise.items():
-                    totals[name] = term.accumulate(totals[name], step)
-                previous_action = action
+                    totals[name] = _accumulated(term, totals[name], group)
         return {name: _counted(name, total) for name, total in totals.items()}
 
     def _imagine(
@@ -192,6 +192,33 @@ class BoundSum:
                 f"actions have {actions.shape[-1]} components per step; this world model takes "
                 f"{self.world_model.action_dim}"
             )
+
+
+def _steps(
+    latents: Iterator[Float[Tensor, "b s *latent"]],
+    actions: Float[Tensor, "b s H A"],
+    goal: Float[Tensor, "b 1 *goal"],
+) -> Iterator[ImaginedStep]:
+    """What terms see of each step, from latents 0 to H."""
+    by_step = actions.unbind(dim=2)
+    for index, (before, latent) in enumerate(itertools.pairwise(latents), start=1):
+        yield ImaginedStep(
+            index=index,
+            horizon=len(by_step),
+            before=before,
+            action=by_step[index - 1],
+            latent=latent,
+            goal=goal,
+            previous_action=by_step[index - 2] if index > 1 else None,
+        )
+
+
+def _accumulated(term: StepwiseTerm, total: Tensor | None, steps: list[ImaginedStep]) -> Tensor | None:
+    if isinstance(term, JointTerm):
+        return term.accumulate_jointly(total, JointSteps(steps))
+    for step in steps:
+        total = term.accumulate(total, step)
+    return total
 
 
 def default_chunk_rows(device: torch.device, dtype: torch.dtype = torch.float32) -> int:

@@ -25,6 +25,7 @@ from jepaplan.costs.compose import Additive, Summand
 from jepaplan.costs.distances import mean_square as mean_square
 from jepaplan.costs.steps import (
     ImaginedStep,
+    JointSteps,
     StepDistance,
     added_up,
     discounted,
@@ -67,13 +68,13 @@ class GoalDistance(Additive):
         """What the distance has to find out about goals; predictor calls that it took."""
         return self.distance.prepare(goal) if isinstance(self.distance, Prepared) else 0
 
-    def accumulate(
-        self, total: Float[Tensor, "B S"] | None, step: ImaginedStep
+    def accumulate_jointly(
+        self, total: Float[Tensor, "B S"] | None, steps: JointSteps
     ) -> Float[Tensor, "B S"] | None:
-        """Fold in one step; a distance that does not count is not even computed."""
+        """Fold in steps that follow each other; a distance that does not count is not even computed."""
         if self.over != "minimum":
-            return added_up(self, total, step)
-        distance = how_far(self.distance, step)
+            return added_up(self, total, steps)
+        distance = steps.apart(how_far(self.distance, steps.side_by_side())).amin(dim=1)
         return distance if total is None else torch.minimum(total, distance)
 
     def step_cost(self, step: ImaginedStep) -> Float[Tensor, "B S"] | None:

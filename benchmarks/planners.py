@@ -10,9 +10,8 @@ latents and actions.
 
 All planners get about the same number of evaluations, counted as `Search.evaluations` does: a gradient is
 three. Trees get a sixteenth of them below a million, or they would take most of the time. Peers get
-the same samples, steps and iterations, and cost the same terms; at a million evaluations they are left out.
-For mctx an evaluation is a simulation; it imagines one leaf of each problem at a time where we imagine
-LEAVES.
+the same samples, steps and iterations, and cost the same terms; "large" leaves them out. For mctx an
+evaluation is a simulation; it imagines one leaf of each problem at a time where we imagine LEAVES.
 
 One by one: EACH problems are planned alone, one after the other, and the time is scaled to all of them. In
 paired rounds, as `measuring` says; medians with [least-greatest] of the rounds.
@@ -86,9 +85,7 @@ class Scale:
 SCALES = {
     "one": Scale(problems=1, evaluations=2048, latent=512, hidden=512, layers=4),
     "batch": Scale(problems=64, evaluations=2048, latent=64, hidden=256, layers=3),
-    "million": Scale(
-        problems=512, evaluations=2048, latent=64, hidden=256, layers=3, peers=False, tree_share=1
-    ),
+    "million": Scale(problems=512, evaluations=2048, latent=64, hidden=256, layers=3, tree_share=1),
     # takes 13 seconds a replan: on request only
     "large": Scale(
         problems=64, evaluations=16384, latent=512, hidden=512, layers=4, peers=False, tree_share=1

@@ -100,6 +100,21 @@ def test_a_problem_is_planned_alone_as_in_a_batch(planner: Planner):
 
 
 @every_planner
+def test_a_warm_start_ends_cheaper_than_a_search_from_nothing(planner: Planner):
+    """One step on, the tail of the best plan is where the next search begins."""
+    before = system(8)
+    _, best = before.optimum(6)
+    later = replace(before, latent=before.latent @ before.move.T + best[:, 0] @ before.push.T, rows=[])
+    tail = torch.cat([best[:, 1:], torch.zeros_like(best[:, :1])], dim=1)
+    generators = [[seeded(problem) for problem in range(8)] for _ in range(2)]
+    warm, cold = (
+        planner.plan(later, Plan(mean=mean, std=torch.full_like(mean, 0.3)), own).plan.mean
+        for mean, own in zip((tail, torch.zeros_like(tail)), generators, strict=True)
+    )
+    assert later(warm[:, None]).sum() < later(cold[:, None]).sum()
+
+
+@every_planner
 def test_a_constant_added_to_every_cost_changes_nothing_but_the_costs(planner: Planner):
     plain, raised = (planner.plan(system(offset=offset), blank(3, 4), seeded(0)) for offset in (0.0, 50.0))
     torch.testing.assert_close(raised.plan.mean, plain.plan.mean)

@@ -1,4 +1,5 @@
 import math
+import shutil
 import signal
 from dataclasses import replace
 
@@ -330,6 +331,19 @@ def test_four_parts_train_what_one_does(tmp_path, precision):
         torch.testing.assert_close(parts.state_dict()[name], value, rtol=0, atol=tolerance)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_it_learns_the_same(tmp_path):
+    plain, compiled = Regression(), Regression()
+    train(tmp_path / "plain", plain)
+    train(tmp_path / "compiled", compiled, replace(CONFIG, compiled=True))
+    rows = [RunDirectory(tmp_path / name).read_metrics() for name in ("plain", "compiled")]
+    for name in ("loss", "items"):
+        values = [torch.tensor([row[name] for row in run]) for run in rows]
+        torch.testing.assert_close(*values, rtol=0, atol=1e-5)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], value, rtol=0, atol=1e-5)
+
+
 def test_a_loss_that_looks_at_all_items_is_refused_in_parts(tmp_path):
     train(tmp_path / "whole", Spread())
     with pytest.raises(InputError, match=r"accumulate=4 .* another loss"):
@@ -414,6 +428,7 @@ def test_nothing_to_train_is_said(tmp_path):
         {"keep_best": True},
         {"accumulate": 0},
         {"accumulate": 3},
+        {"compiled": True, "parallel": "sharded"},
         {"cooldown_fraction": 0.1},
         {"schedule": "constant_cooldown", "cooldown_fraction": 0.95},
     ],

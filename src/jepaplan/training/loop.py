@@ -99,6 +99,7 @@ class _Trainer:
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.stage, self.run, self.config, self.on_progress = stage, run, config, on_progress
+        self.objective = torch.compile(stage.objective) if config.compiled else stage.objective
         self.processes = distributed.processes()
         self.seeds = SeedTree(config.seed)
         self.state = TrainingState(stage, config, run.state(stage.name))
@@ -145,7 +146,7 @@ class _Trainer:
         count, seen = self.config.accumulate, list[dict[str, Tensor]]()
         for batch in self.parts():
             with self.autocast(self.config.precision == "bf16"), distributed.in_parts(count):
-                loss, metrics = self.stage.objective(batch)
+                loss, metrics = self.objective(batch)
             (loss / count).backward()
             seen.append({name: value.detach() for name, value in {"loss": loss, **metrics}.items()})
         self.state.layout.average_gradients(self.state.parameters)

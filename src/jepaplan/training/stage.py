@@ -85,6 +85,7 @@ class FitConfig:
     parallel: Literal["replicated", "sharded"] = "replicated"  # sharded: processes share parameters (FSDP2)
     gradient_clip: float | None = None  # largest norm of the whole gradient; none: only measured
     precision: Literal["fp32", "bf16"] = "fp32"  # of activations; parameters and optimiser stay fp32
+    compiled: bool = False  # the objective by torch.compile: needs a C++ compiler, or a GPU with Triton
     seed: int = 0
     log_every: int = 10  # updates between lines of metrics.jsonl
     evaluate_every: int = 1000  # updates; the last update is always evaluated
@@ -136,6 +137,10 @@ class FitConfig:
             )
         if self.save_seconds is not None and not self.save_seconds > 0:
             raise InputError(f"save_seconds must be positive, or None for never; got {self.save_seconds}")
+        if self.compiled and self.parallel == "sharded":
+            raise InputError(
+                "compiled=True is for replicated parameters; got parallel='sharded'. Leave one of them out"
+            )
         if self.keep_best and self.best_metric is None:
             raise InputError("keep_best needs to know what is best: set best_metric to a held-out metric")
 

@@ -11,7 +11,8 @@ latents and actions.
 All planners get about the same number of evaluations, counted as `Search.evaluations` does: a gradient is
 three. Trees get a sixteenth of them below a million, or they would take most of the time. Peers get
 the same samples, steps and iterations, and cost the same terms; "large" leaves them out. For mctx an
-evaluation is a simulation; it imagines one leaf of each problem at a time where we imagine LEAVES.
+evaluation is a simulation; it imagines one leaf of each problem at a time where we imagine LEAVES, and
+at a million it is left out: two thousand simulations, one after the other, take minutes.
 
 One by one: EACH problems are planned alone, one after the other, and the time is scaled to all of them. In
 paired rounds, as `measuring` says; medians with [least-greatest] of the rounds.
@@ -204,7 +205,8 @@ def one_by_one(setting: Setting, planner: Planner, count: int) -> Work:
 
 def peers_of(scale: Scale, name: str, options: argparse.Namespace) -> dict[str, Peer]:
     """Who else has this planner."""
-    return PEERS.get(name, {}) if scale.peers and not options.no_peers else {}
+    too_long = name.startswith("tree search") and scale.tree_share == 1
+    return PEERS.get(name, {}) if scale.peers and not too_long and not options.no_peers else {}
 
 
 def contestants(

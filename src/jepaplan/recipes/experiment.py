@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jepaplan.control.learned_prior import check_lead, leadable
+from jepaplan.control.learned_prior import check_lead
 from jepaplan.data.mirrors import Mirror
 from jepaplan.envs.worlds import WORLDS, nearest
 from jepaplan.models.encoders import CompactConfig, ImpalaConfig
@@ -35,6 +35,7 @@ from jepaplan.objectives.total import ObjectiveWeights, RegulariserConfig
 from jepaplan.planners.beam import BeamSearch
 from jepaplan.planners.cem import CEM
 from jepaplan.planners.collocation import Collocation
+from jepaplan.planners.deadline import leadable
 from jepaplan.planners.gradient import GradientDescent
 from jepaplan.planners.hybrid import GradientCEM
 from jepaplan.planners.icem import ICEM

@@ -37,7 +37,7 @@ from jepaplan.models.affine import affine, available
 from jepaplan.models.predictors import MLPPredictor
 from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.proposals import NormBound, std_from_variance
-from jepaplan.recipes.experiment import Precision
+from jepaplan.recipes.costs import Precision
 from measuring import Work, origin, paired, ratios, rotating, save, spread, timed
 from peers import Missing, pytorch_mppi, swm_with_a_plain_loop, swm_with_its_pldm, torchrl_mppi
 from setting import ACTION_DIM, MAX_ACTION, Setting, Size

@@ -36,7 +36,7 @@ from jepaplan.evaluation.episodes import EpisodeOptions, run_episodes
 from jepaplan.evaluation.references import encode_states
 from jepaplan.evaluation.statistics import SuccessRate, bootstrap_interval, compare
 from jepaplan.evaluation.tasks import Instances, load_instances
-from jepaplan.recipes.experiment import Precision
+from jepaplan.recipes.costs import Precision
 from jepaplan.recipes.run import LoadedRun, load_run
 from jepaplan.recipes.system import build_controller
 from jepaplan.types import Observation, SeedTree

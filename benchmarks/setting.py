@@ -13,7 +13,7 @@ from jepaplan.costs.streaming import BoundSum
 from jepaplan.costs.terms import GoalDistance, mean_square
 from jepaplan.models.int8 import Int8Predictor
 from jepaplan.models.predictors import MLPPredictor, PredictorConfig, to_bfloat16
-from jepaplan.recipes.experiment import Precision
+from jepaplan.recipes.costs import Precision
 
 ACTION_DIM = 2
 MAX_ACTION = 2.45  # in normalised units: a norm for us, a box for peers that have no other bound

@@ -18,7 +18,7 @@ from jepaplan.models.value_heads import ValueHeadConfig
 from jepaplan.planners.beam import BeamSearch
 from jepaplan.planners.collocation import Collocation
 from jepaplan.recipes import scenes
-from jepaplan.recipes.experiment import CostConfig
+from jepaplan.recipes.costs import CostConfig
 from jepaplan.recipes.methods import methods_of
 from jepaplan.recipes.planner_study import PLANNERS
 from jepaplan.recipes.run import TrainOptions, load_run, train

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 
 from jepaplan.envs import wall
-from jepaplan.recipes.experiment import CostConfig
+from jepaplan.recipes.costs import CostConfig
 from jepaplan.recipes.projects import Grid
 from jepaplan.recipes.reproduction import Claim, Evaluation, Reproduction, Training
 from jepaplan.recipes.reproduction_work import work_on

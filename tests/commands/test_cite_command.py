@@ -25,6 +25,7 @@ from jepaplan.planners.shooting import RandomShooting
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import GumbelHalving
 from jepaplan.recipes.catalogue import LISTED, REPRODUCTIONS, find_recipe
+from jepaplan.recipes.costs import CostConfig
 from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.recipes.video_study import VideoStudy
 from jepaplan.training.stage import FitConfig
@@ -49,6 +50,8 @@ def test_a_recipe_cites_what_it_touches_and_nothing_else():
     joint = keys_of(find_recipe("wall_small_value_quasimetric_joint"))
     assert {"kostrikov2022offline", "espeholt2018impala", "wang2022improved"} <= set(joint)
     assert "finn2016deep" not in joint
+    counted = replace(find_recipe("wall_big_paths"), cost=CostConfig(over="n_step"))
+    assert set(keys_of(counted)) - set(demo) == {"hansen2024tdmpc2"}
 
 
 IQL = "kostrikov2022offline"

@@ -155,6 +155,57 @@ def test_heads_that_are_not_there_are_refused_in_words(run_with_heads, tiny_run,
     assert "--caution 1 belongs to --reading lower_confidence" in refused(run_with_heads, "--caution", "1")
 
 
+def test_terms_of_the_cost_are_chosen_when_planning(run_with_heads):
+    run = load_run(run_with_heads)
+    assert run.experiment.cost.value == "paths"
+
+    def asked(**options):
+        return changed(run, Options(run=run_with_heads, **options)).experiment.cost
+
+    own = run.experiment.cost
+    weights = {"effort": 0.1, "smoothness": 0.2, "disagreement": 0.3}
+    assert asked(**weights) == replace(own, **weights)
+    assert asked(cost="n_step", reached=2.0, discount=0.9) == replace(
+        own, over="n_step", reached=2.0, discount=0.9
+    )
+    assert asked(cost="discounted", discount=0.5) == replace(own, over="discounted", discount=0.5)
+    wary = with_planner(run, cost=replace(own, disagreement=0.3))
+    assert changed(wary, Options(run=run_with_heads, disagreement=0.0)).experiment.cost == own
+    # who leaves the head leaves its members as well
+    assert changed(wary, Options(run=run_with_heads, value="none")).experiment.cost == replace(
+        own, value=None
+    )
+
+
+def test_every_term_is_paid_and_the_baseline_pays_what_it_knows(run_with_heads, small_report, tmp_path):
+    run = shutil.copytree(run_with_heads, tmp_path / "run")
+    costs = ["--cost", "n_step", "--smoothness", "0.1", "--disagreement", "0.5", "--effort", "0.1"]
+    assert main(["evaluate", str(run), "--episodes", "2", "--threads", "1", *costs]) == 0
+    page = (run / "report.html").read_text()
+    assert all(name in page for name in ("n-step cost", "smoothness", "value disagreement", "effort"))
+    methods = [row.method for row in read_rows(run / "results.json")]
+    assert methods[:2] == ["value-guided", "prediction only"]
+    assert "true dynamics, geodesic" in methods
+
+
+def test_costs_that_cannot_be_paid_are_refused_in_words(run_with_heads, tiny_run, capsys):
+    def refused(run, *arguments):
+        code = main(["evaluate", str(run), "--episodes", "1", *arguments])
+        said = capsys.readouterr()
+        assert (code, said.out) == (2, "")
+        return " ".join(said.err.split())
+
+    assert "no head is named; write cost.value too" in refused(tiny_run, "--disagreement", "0.1")
+    assert "BeamSearch pays for every step by itself" in refused(
+        tiny_run, "--smoothness", "0.1", "--planner", "beam"
+    )
+    assert "--reached 2 belongs to --cost n_step; the cost is sum" in refused(tiny_run, "--reached", "2")
+    assert "--discount 0.9 belongs to --cost discounted or n_step" in refused(tiny_run, "--discount", "0.9")
+    assert "a distance of latents counts none" in refused(
+        run_with_heads, "--value", "none", "--cost", "n_step"
+    )
+
+
 def test_rows_of_a_head_and_of_the_same_latents_alone(run_with_heads, small_report, capsys):
     small = ["--episodes", "2", "--no-references", "--no-report", "--json"]
     for asked, methods in (

@@ -201,6 +201,13 @@ def test_every_sampling_planner_takes_what_a_prior_knows(planner: MPPI):
 def test_what_cannot_lead_is_refused():
     with pytest.raises(InputError, match=r"GradientDescent takes no candidates from a prior; plan with MPPI"):
         controller(straight(), planner=GradientDescent(horizon=5))
+    # in the same words within a deadline, whoever asks
+    late = Deadline(planner=GradientDescent(horizon=5), milliseconds=10.0)
+    with pytest.raises(InputError, match=r"GradientDescent takes no candidates from a prior; plan with MPPI"):
+        controller(straight(), planner=late)
+    proposal = AroundPlan(plan=Plan(mean=TARGET, std=torch.ones_like(TARGET)))
+    with pytest.raises(InputError, match=r"GradientDescent takes no candidates from a prior; plan with MPPI"):
+        late.with_proposal(proposal, 0.5)
     with pytest.raises(InputError, match=r"lies in \(0, 1\]; got 0"):
         straight(share=0.0)
     with pytest.raises(InputError, match=r"or None for the learned one; got -1"):

@@ -192,6 +192,44 @@ def test_worlds_by_name_are_repeatable_and_take_a_policy(tmp_path):
     assert (recorded.earned.rewards == recorded.earned.rewards[0]).all()
 
 
+class Taciturn(Drifter):
+    """Says of some steps that they are a success, and of the others nothing."""
+
+    def __init__(self, tells, **settings):
+        super().__init__(**settings)
+        self.tells = tells  # by episode and step: what info says of success
+
+    def step(self, action):
+        *seen, info = super().step(action)
+        said = self.tells.get((self.episode, self.clock))
+        return *seen, info if said is None else {"success": said}
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_who_is_not_called_a_success_is_none_if_anybody_is(tmp_path, first):
+    """Whether the first episode says so or another, and whether the others stay silent before or after."""
+    env = gymnasium.wrappers.TimeLimit(Taciturn({(first, 4): True, (1, 2): False}), 5)
+    collect_gym(tmp_path / "a", env, episodes=4, seed=5)
+    recorded = open_episodes(tmp_path / "a")
+    assert recorded.lengths.tolist() == [5, 5, 5, 5]
+    due = torch.zeros(4, 6, dtype=torch.bool)
+    due[first, 4] = True
+    assert torch.equal(recorded.earned.success.view(4, 6), due)
+
+
+def test_worlds_that_never_speak_of_success_are_recorded_without_it(tmp_path):
+    silent, plain = (gymnasium.wrappers.TimeLimit(env, 5) for env in (Taciturn({}), Drifter()))
+    for name, env in (("silent", silent), ("plain", plain)):
+        collect_gym(tmp_path / name, env, episodes=2, seed=5)
+    silent, plain = (open_episodes(tmp_path / name) for name in ("silent", "plain"))
+    assert silent.earned.success is None
+    assert silent.content_hash == plain.content_hash
+    said = gymnasium.wrappers.TimeLimit(Taciturn({(0, 1): False}), 5)
+    collect_gym(tmp_path / "failed", said, episodes=2, seed=5)
+    # to be called a failure once is more than nothing
+    assert not open_episodes(tmp_path / "failed").earned.success.any()
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [

@@ -6,7 +6,8 @@ import pytest
 
 from jepaplan.models.value_heads import ValueHeadConfig
 from jepaplan.recipes.catalogue import find_recipe
-from jepaplan.recipes.experiment import CostConfig, ImaginedValueStage, RecordingConfig
+from jepaplan.recipes.costs import CostConfig
+from jepaplan.recipes.experiment import ImaginedValueStage, RecordingConfig
 from jepaplan.training.stage import FitConfig
 from jepaplan.types import InputError
 

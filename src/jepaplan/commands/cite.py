@@ -83,6 +83,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "goals": ("andrychowicz2017hindsight", "park2023hiql", "park2025ogbench"),
     "minimum_of_two": ("chen2021randomized",),
     "read by minimum": ("fujimoto2018addressing",),
+    "n-step cost": ("hansen2024tdmpc2",),
     # planners
     "MPPI": ("williams2017information",),
     "MPPI with elites": ("hansen2024tdmpc2",),
@@ -142,6 +143,7 @@ def keys_of(experiment: Experiment | VideoExperiment) -> list[str]:
     for stage in experiment.stages:
         parts += _parts_of(stage)
     parts += ["read by minimum"] if experiment.cost.reading == "minimum" else []
+    parts += ["n-step cost"] if experiment.cost.over == "n_step" else []
     parts += _parts_of_planner(experiment.planner)
     worlds = WORLDS.get(experiment.recording.world, ())
     return list(dict.fromkeys([*worlds, *(key for part in parts for key in SOURCES[part])]))

@@ -29,7 +29,8 @@ from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.shooting import RandomShooting
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import GumbelHalving
-from jepaplan.recipes.experiment import CostConfig, PlannerConfig, Precision
+from jepaplan.recipes.costs import CostConfig, Over, Precision
+from jepaplan.recipes.experiment import PlannerConfig
 from jepaplan.recipes.run import LoadedRun, find_recording, load_run
 from jepaplan.recipes.story import Storyteller
 from jepaplan.recipes.study import Study, StudyOptions, save_study, study, with_planner
@@ -82,8 +83,21 @@ class Options:
     budget_ms: float | None = None
     """Milliseconds for each search: instances are pursued one at a time, each search as large as fits and cut
     short if it must be. Encoding comes on top; outcomes depend on the machine."""
-    cost: Literal["sum", "terminal", "minimum", "discounted"] | None = None
-    """How the distance along the imagined path becomes a cost."""
+    cost: Over | None = None
+    """How the distance along the imagined path becomes a cost. n_step: one for every step that begins away
+    from the goal, and what remains after the last."""
+    discount: float | None = None
+    """Per step, for --cost discounted and n_step, which wants that of the value; without it, the recipe's."""
+    reached: float | None = None
+    """Where the goal is reached, in units of the distance, for --cost n_step; without it, the recipe's."""
+    effort: float | None = None
+    """Weight of the squared length of actions, in normalised units; without it, the recipe's."""
+    smoothness: float | None = None
+    """Weight of the squared difference between an action and the one before it, for planners that score whole
+    plans; without it, the recipe's."""
+    disagreement: float | None = None
+    """Weight of the standard deviation between the members of the head that --value names, at every imagined
+    step; without it, the recipe's."""
     value: str | None = None
     """The stage whose value head counts the steps to go, or `none` for the distance; without it, the
     recipe's."""
@@ -206,8 +220,23 @@ def changed_cost(cost: CostConfig, options: Options) -> CostConfig:
             f"--caution {options.caution:g} belongs to --reading lower_confidence; the reading is "
             f"{reading or 'that of the recipe'}. Write both, or leave it out"
         )
+    over = options.cost or cost.over
+    for name, given, belongs in (
+        ("discount", options.discount, ("discounted", "n_step")),
+        ("reached", options.reached, ("n_step",)),
+    ):
+        if given is not None and over not in belongs:
+            raise InputError(
+                f"--{name} {given:g} belongs to --cost {' or '.join(belongs)}; the cost is {over}. Write "
+                "both, or leave it out"
+            )
     asked = {
         "over": options.cost,
+        "discount": options.discount,
+        "reached": options.reached,
+        "effort": options.effort,
+        "smoothness": options.smoothness,
+        "disagreement": options.disagreement,
         "value": options.value,
         "reading": options.reading,
         "caution": options.caution,
@@ -215,7 +244,8 @@ def changed_cost(cost: CostConfig, options: Options) -> CostConfig:
     }
     changes: dict[str, Any] = {name: given for name, given in asked.items() if given is not None}
     if options.value == "none":
-        changes |= {"value": None, "reading": options.reading}
+        # what is asked of a head belongs to the one that was named
+        changes |= {"value": None, "reading": options.reading, "disagreement": options.disagreement or 0.0}
     return replace(cost, **changes)
 
 

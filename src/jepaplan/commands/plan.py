@@ -1,8 +1,11 @@
-"""`jepaplan plan RUN --start START.png --goal GOAL.png`: ranked candidates for one decision, ties named."""
+"""`jepaplan plan RUN --start START.png --goal GOAL.png`: ranked candidates for one decision, ties named.
+
+The goal may be a place, a box or a ball instead, or what a value without goals says.
+"""
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +15,48 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepaplan.commands.console import RESULTS, table
+from jepaplan.control.goals import Standing
 from jepaplan.control.receding_horizon import RecedingHorizon
 from jepaplan.control.record import Decision
 from jepaplan.costs.steps import StepDistance
+from jepaplan.data.episodes import open_episodes
 from jepaplan.data.frames import picture_to_frame
-from jepaplan.interfaces import Distance
-from jepaplan.recipes.run import LoadedRun, load_run
-from jepaplan.recipes.system import baseline_distance, build_controller, felt_by, samples_of
+from jepaplan.recipes.aims import Aim, ball_aim, box_aim, picture_aim, place_aim, value_alone_aim
+from jepaplan.recipes.run import LoadedRun, find_recording, load_run
+from jepaplan.recipes.state_probe import fit_state_probe
+from jepaplan.recipes.system import build_controller, felt_by, samples_of
 from jepaplan.types import InputError, Observation, SeedTree
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """A run and two pictures in the format that `jepaplan inspect --frames` writes."""
+    """A run, a picture in the format that `jepaplan inspect --frames` writes, and one goal."""
 
     run: tyro.conf.Positional[Path]
     """Folder of a finished run."""
     start: Path
     """PNG of what is observed now."""
-    goal: Path
+    goal: Path | None = None
     """PNG of what is wanted."""
+    goal_state: tuple[float, ...] = ()
+    """Or where to be: X Y in pixels of the picture, along a straight line that sees no walls. A probe reads
+    places off latents; it is fitted now, to the states of the run's recording."""
+    goal_low: tuple[float, ...] = ()
+    """Or between two corners: the lower one (inf and -inf leave a side open)."""
+    goal_high: tuple[float, ...] = ()
+    """The upper one."""
+    goal_centre: tuple[float, ...] = ()
+    """Or within a radius of a place: the place."""
+    goal_radius: float | None = None
+    """The radius."""
+    value_alone: str | None = None
+    """Or what a value head that knows no goals says: the stage that trained it."""
+    data: Path | None = None
+    """The recording with states for the probe; without it, the one inside the run."""
     felt: tuple[float, ...] = ()
     """What is felt now beside the picture (the maze: two numbers of velocity), in the world's units."""
     goal_felt: tuple[float, ...] = ()
-    """The same at the goal; none: zeros, such as a goal at rest."""
+    """The same in the goal's picture; none: zeros, such as a goal at rest."""
     candidates: int = 8
     """How many candidates to show, cheapest first."""
     budget_ms: float | None = None
@@ -75,6 +96,8 @@ def main(arguments: list[str]) -> int:
         highlight=False,
         soft_wrap=True,
     )
+    for line in measured_in_words(found):
+        RESULTS.print(line, highlight=False, soft_wrap=True, markup=False)
     action = ", ".join(f"{number:+.2f}" for number in found["action"])
     RESULTS.print(f"action to execute now, in the environment's units: {action}", highlight=False)
     return 0
@@ -82,6 +105,20 @@ def main(arguments: list[str]) -> int:
 
 def _in_words(distance: float | None) -> str:
     return "unknown to a value of actions" if distance is None else f"{distance:.2f}"
+
+
+def measured_in_words(found: dict[str, Any]) -> list[str]:
+    """What distances are measured in, what does not count, and how well places are read."""
+    lines = [f"distances are in {found['unit']}"]
+    lines += [found["note"]] if found["note"] else []
+    probe = found["probe"]
+    if probe is not None:
+        lines.append(
+            f"places are read by a probe that is off by {probe['mean']:.2f} {probe['unit']} on average, and "
+            f"by more than {probe['worst_twentieth']:.2f} in one of twenty frames; judged by "
+            f"{probe['frames']:,} that it did not learn from"
+        )
+    return lines
 
 
 def ties_in_words(tied: int) -> str:
@@ -95,26 +132,25 @@ def ties_in_words(tied: int) -> str:
 def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
     """One decision, as plain numbers."""
     model = run.system.world_model
-    start, goal = observe(run, options)
-    distance = (
-        run.system.steps_to_go(run.experiment.cost)
-        if run.experiment.learns_value
-        else baseline_distance(run.experiment)
-    )
+    start, aim = observe(run, options.start, ("--felt", options.felt)), aim_of(run, options)
     if options.budget_ms is not None:
         # what a machine does only the first time would be taken for its speed
-        act(run, options, distance, (start, goal))
-    action, decision = act(run, options, distance, (start, goal))
+        act(run, options, start, aim)
+    action, decision = act(run, options, start, aim)
     samples = samples_of(run.experiment.planner) if options.budget_ms is None else None
-    latent, wanted = (model.encode(seen.frames, seen.proprioception) for seen in (start, goal))
+    latent, distance = model.encode(start.frames, start.proprioception), aim.distance
     now: float | None = None
     at_end: list[float | None] = [None] * decision.costs.shape[1]
     if not isinstance(distance, StepDistance):  # a value of actions says nothing about a latent alone
         looked_at = max(options.candidates, RecedingHorizon.kept_candidates)
         ends = model.rollout(latent, decision.candidates[:, :looked_at])[:, :, -1]
+        wanted, _ = aim.goal.encode(model).current(latent, Standing.begin(1), 0)
         now, at_end = float(distance(latent, wanted)), distance(ends, wanted[:, None])[0].tolist()
     return {
         "distance": now,
+        "unit": aim.unit,
+        "note": aim.note,
+        "probe": None if aim.probe is None else asdict(aim.probe.error) | {"unit": aim.probe.unit},
         "action": action.tolist(),
         "considered": samples or decision.costs.shape[1],
         "tied": int(decision.tied.sum()),
@@ -134,47 +170,83 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
 
 
 def act(
-    run: LoadedRun,
-    options: Options,
-    distance: Distance | StepDistance,
-    seen: tuple[Observation, Observation],
+    run: LoadedRun, options: Options, start: Observation, aim: Aim
 ) -> tuple[Float[Tensor, " A_env"], Decision]:
-    """What to do at the first of two observations to get to the second, and what was considered."""
-    prior = run.system.action_prior(run.experiment.control)
+    """What to do at `start`, and what was considered."""
+    prior = run.system.action_prior(aim.experiment.control)
     controller = build_controller(
-        run.experiment, run.system.world_model, distance, milliseconds=options.budget_ms, prior=prior
+        aim.experiment, run.system.world_model, aim.distance, milliseconds=options.budget_ms, prior=prior
     )
     # how many there will be is known beforehand only of a search that takes its time
     considered = 0 if options.budget_ms is None else samples_of(run.experiment.planner) or 0
     controller.kept_candidates = max(options.candidates, considered, controller.kept_candidates)
-    start, goal = seen
-    controller.reset(goal, SeedTree(options.seed).torch("plan"))
+    controller.reset(aim.goal, SeedTree(options.seed).torch("plan"))
     action = controller.act(start)[0]
     assert controller.last is not None
     return action, controller.last
 
 
-def observe(run: LoadedRun, options: Options) -> tuple[Observation, Observation]:
-    """What is seen, and felt where the run feels, now and at the goal."""
-    config = run.experiment.encoder
-    pictures = [
-        picture_to_frame(path, config.image_channels, config.image_size)[None]
-        for path in (options.start, options.goal)
-    ]
+def aim_of(run: LoadedRun, options: Options) -> Aim:
+    """What is wanted, which was said in one way."""
+    box, ball = "--goal-low X Y --goal-high X Y", "--goal-centre X Y --goal-radius R"
+    ways = {
+        "--goal GOAL.png": options.goal is not None,
+        "--goal-state X Y": bool(options.goal_state),
+        box: bool(options.goal_low or options.goal_high),
+        ball: bool(options.goal_centre) or options.goal_radius is not None,
+        "--value-alone STAGE": options.value_alone is not None,
+    }
+    said = [way for way, there in ways.items() if there]
+    if len(said) != 1:
+        raise InputError(
+            f"a plan has one goal; got {' and '.join(said) or 'none'}. Write one of: {'; '.join(ways)}"
+        )
+    if options.goal_felt and options.goal is None:
+        raise InputError("--goal-felt belongs to --goal, a picture; leave it out")
+    if options.data is not None and (options.goal is not None or options.value_alone is not None):
+        raise InputError("--data is where places are learned from, and this goal has none; leave it out")
+    if options.goal is not None:
+        return picture_aim(run, observe(run, options.goal, ("--goal-felt", options.goal_felt)))
+    if options.value_alone is not None:
+        return value_alone_aim(run, options.value_alone)
+    radius = options.goal_radius
+    if said == [ball] and (radius is None or not options.goal_centre):
+        raise InputError(f"a ball has a centre and a radius; write {ball}")
+    if said == [box] and not (options.goal_low and options.goal_high):
+        raise InputError(f"a box has two corners; write {box}")
+    probe = fit_state_probe(run, open_episodes(recording_of(run, options)))
+    if options.goal_state:
+        return place_aim(run, probe, options.goal_state)
+    if radius is None:
+        return box_aim(run, probe, options.goal_low, options.goal_high)
+    return ball_aim(run, probe, options.goal_centre, radius)
+
+
+def recording_of(run: LoadedRun, options: Options) -> Path:
+    """The recording that says where things are in pictures."""
+    found = find_recording(run, options.data)
+    if found is None:
+        raise InputError(
+            f"{run.path} has no recording of its own to learn places from; write --data FILE, the recording "
+            "that it was trained on"
+        )
+    return found
+
+
+def observe(run: LoadedRun, picture: Path, felt: tuple[str, tuple[float, ...]]) -> Observation:
+    """What is seen, and felt where the run feels: an option and its numbers; of goals none are zeros."""
+    config, (option, given) = run.experiment.encoder, felt
     numbers = felt_by(config)
-    felt = (options.felt, options.goal_felt or (0.0,) * numbers)
-    for option, given in zip(("--felt", "--goal-felt"), felt, strict=True):
-        if len(given) != numbers:
-            write = f"{option} {' '.join(['0.0'] * numbers)}" if numbers else f"no {option}"
-            raise InputError(
-                f"{option} was given {len(given)} numbers, and the encoder of {run.path} takes {numbers} "
-                f"beside a picture. Write {write}"
-            )
-    start, goal = (
-        Observation(frames, torch.tensor([given]) if numbers else None)
-        for frames, given in zip(pictures, felt, strict=True)
-    )
-    return start, goal
+    if option == "--goal-felt":
+        given = given or (0.0,) * numbers
+    if len(given) != numbers:
+        write = f"{option} {' '.join(['0.0'] * numbers)}" if numbers else f"no {option}"
+        raise InputError(
+            f"{option} was given {len(given)} numbers, and the encoder of {run.path} takes {numbers} "
+            f"beside a picture. Write {write}"
+        )
+    frames = picture_to_frame(picture, config.image_channels, config.image_size)[None]
+    return Observation(frames, torch.tensor([given]) if numbers else None)
 
 
 def first_action(run: LoadedRun, decision: Decision, rank: int) -> list[float]:

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepaplan.interfaces import Bounds, Planner, WorldModel
-from jepaplan.planners.deadline import Deadline, Phased
-from jepaplan.planners.proposals_bank import AroundPlan, TakesProposals
+from jepaplan.planners.deadline import leadable
+from jepaplan.planners.proposals_bank import AroundPlan
 from jepaplan.types import InputError, Plan
 
 
@@ -88,14 +88,3 @@ def check_lead(share: float, std: float | None) -> None:
             "the deviation around a prior is a positive number in normalised action units, or None for the "
             f"learned one; got {std}"
         )
-
-
-def leadable(planner: Planner) -> TakesProposals:
-    """The planner, if it can be given candidates; refuses others in words."""
-    within = planner.planner if isinstance(planner, Deadline) else None
-    if isinstance(within, Phased) or not isinstance(planner, TakesProposals):
-        raise InputError(
-            f"{type(within or planner).__name__} takes no candidates from a prior; plan with MPPI, CEM, ICEM "
-            "or RandomShooting (--planner mppi, cem, icem, shooting), or without a prior (--prior none)"
-        )
-    return planner

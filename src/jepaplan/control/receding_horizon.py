@@ -23,9 +23,10 @@ from torch import Tensor
 
 from jepaplan.control.devices import seen_at_home
 from jepaplan.control.goals import Goal, PursuedGoal, Standing, as_goal
-from jepaplan.control.learned_prior import LearnedPrior, leadable
+from jepaplan.control.learned_prior import LearnedPrior
 from jepaplan.control.record import Decision, shortlist
 from jepaplan.interfaces import CostTerms, Planner, Prepared, SequenceCost, WorldModel
+from jepaplan.planners.deadline import leadable
 from jepaplan.planners.proposals import shifted
 from jepaplan.types import InputError, Observation, Plan
 

@@ -34,7 +34,7 @@ from jepaplan.costs.steps import (
     discounted,
     refuse_growing_discount,
 )
-from jepaplan.interfaces import Distance
+from jepaplan.interfaces import Distance, Prepared
 from jepaplan.types import InputError
 
 
@@ -206,6 +206,10 @@ class NStepCost(Additive):
     def __post_init__(self) -> None:
         """Refuse a discount that would grow."""
         refuse_growing_discount(self.discount)
+
+    def prepare(self, goal: Float[Tensor, "B *goal"]) -> int:
+        """What remains may have to find something out about goals; predictor calls that it took."""
+        return self.remaining.prepare(goal) if isinstance(self.remaining, Prepared) else 0
 
     def step_cost(self, step: ImaginedStep) -> Float[Tensor, "B S"]:
         """The running cost; the first step is not discounted."""

@@ -113,6 +113,8 @@ def collect_gym(
     An episode ends when the environment says so or after `steps` actions. `policy` maps an observation to an
     action; without one, actions are drawn from the action space (seeded). Beside them are kept rewards, which
     action was the last by the environment's rules, and success where its info has `is_success` or `success`.
+    Frames and whole episodes of which info says nothing are no success, if it says so of any other; if it
+    never does, the recording has no such column.
     """
     if episodes < 1 or steps < 1:
         raise InputError(f"need episodes >= 1 and steps >= 1; got {episodes} and {steps}")
@@ -132,13 +134,17 @@ def collect_gym(
         )
         seeds = SeedTree(seed)
         env.action_space.seed(seeds["actions"] % 2**31)
+        told = False
         with EpisodeWriter(Path(path), manifest) as writer:
             for number in range(episodes):
                 first = env.reset(seed=seeds["episode", number] % 2**31)
-                frames, actions, felt, earned = _episode(env, interface, first, policy, steps)
+                frames, actions, felt, earned, tells = _episode(env, interface, first, policy, steps)
                 writer.append(frames, actions, proprioception=felt, earned=earned)
+                told = told or tells
                 if progress is not None:
                     progress(number + 1, episodes)
+            if not told:
+                writer.leave_out("success")
     finally:
         if isinstance(environment, str):
             env.close()
@@ -159,8 +165,11 @@ def _episode(
     first: tuple[Any, Mapping[str, Any]],
     policy: Callable[[Any], Any] | None,
     steps: int,
-) -> tuple[Tensor, Tensor, Tensor | None, Earned]:
-    """Frames, actions, proprioception and what was earned, of one episode that begins as `reset` said."""
+) -> tuple[Tensor, Tensor, Tensor | None, Earned, bool]:
+    """Frames, actions, proprioception, what was earned, and whether anything was said of success.
+
+    The episode begins as `reset` said.
+    """
     seen, success, actions = [first[0]], [_succeeded(first[1])], []
     rewards: list[float] = []
     ends: list[bool] = []
@@ -176,14 +185,14 @@ def _episode(
             break
     frames = torch.stack([interface.image(one) for one in seen])
     felt = [vector for one in seen if (vector := interface.proprioception(one)) is not None]
-    told = any(one is not None for one in success)
     earned = Earned(
         rewards=torch.tensor(rewards),
         terminal=torch.tensor(ends),
         # what nobody calls a success, as many environments do of the first frame, is none
-        success=torch.tensor([bool(one) for one in success]) if told else None,
+        success=torch.tensor([bool(one) for one in success]),
     )
-    return frames, torch.stack(actions), torch.stack(felt) if felt else None, earned
+    tells = any(one is not None for one in success)
+    return frames, torch.stack(actions), torch.stack(felt) if felt else None, earned, tells
 
 
 def _succeeded(info: Mapping[str, Any]) -> bool | None:

@@ -166,6 +166,10 @@ class EpisodeWriter:
         except (OSError, RuntimeError) as reason:
             raise self._failure(reason) from reason
 
+    def leave_out(self, name: str) -> None:
+        """Forget a small column of all episodes, once the last was added: it turned out to say nothing."""
+        self._columns.pop(name, None)
+
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -38,7 +38,7 @@ class ProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeError:
-    """Held-out distance between decoded and true positions, in pixels."""
+    """Held-out distance between decoded and true positions, in their unit: for our worlds pixels."""
 
     kind: str
     mean: float
@@ -49,12 +49,12 @@ class ProbeError:
 
 def fit_position_probe(
     latents: Float[Tensor, "B D"],
-    positions: Float[Tensor, "B 2"],
+    positions: Float[Tensor, "B W"],
     config: ProbeConfig,
     generator: torch.Generator,
     moves_from: int = 0,
 ) -> nn.Module:
-    """A module from latents to positions in pixels, fitted to encoded frames and their true positions.
+    """A module from latents to positions, fitted to encoded frames and their true positions.
 
     It reads the numbers from `moves_from` on: a map shows the dot where the picture was taken, however far
     imagination has gone since.
@@ -74,7 +74,7 @@ def fit_position_probe(
 
 @torch.no_grad()
 def probe_error(
-    probe: nn.Module, latents: Float[Tensor, "B D"], positions: Float[Tensor, "B 2"], kind: str
+    probe: nn.Module, latents: Float[Tensor, "B D"], positions: Float[Tensor, "B W"], kind: str
 ) -> ProbeError:
     """The probe's error on frames it has not seen."""
     errors = (probe(latents) - positions).norm(dim=-1).double()
@@ -106,7 +106,7 @@ class _Affine(nn.Module):
         return values * self.get_buffer("scale") + self.get_buffer("offset")
 
 
-def _ridge(inputs: Float[Tensor, "B D"], targets: Float[Tensor, "B 2"], ridge: float) -> nn.Linear:
+def _ridge(inputs: Float[Tensor, "B D"], targets: Float[Tensor, "B W"], ridge: float) -> nn.Linear:
     """Least squares with a penalty; inputs are standardised, so one penalty suits all of them."""
     design, wanted = inputs.double(), targets.double()
     gram = design.T @ design / len(design) + ridge * torch.eye(design.shape[1], dtype=torch.float64)
@@ -118,7 +118,7 @@ def _ridge(inputs: Float[Tensor, "B D"], targets: Float[Tensor, "B 2"], ridge: f
 
 def _network(
     inputs: Float[Tensor, "B D"],
-    targets: Float[Tensor, "B 2"],
+    targets: Float[Tensor, "B W"],
     config: ProbeConfig,
     generator: torch.Generator,
 ) -> nn.Module:

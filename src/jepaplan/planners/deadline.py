@@ -25,6 +25,7 @@ import torch
 from jepaplan.interfaces import SequenceCost
 from jepaplan.planners.plan import last
 from jepaplan.planners.proposals import Proposal, Randomness
+from jepaplan.planners.proposals_bank import TakesProposals
 from jepaplan.types import InputError, Plan, Search
 
 
@@ -140,12 +141,7 @@ class Deadline:
 
     def with_proposal(self, proposal: Proposal, share: float) -> "Deadline":
         """The same deadline, with the same measurements, for the inner planner with this proposal."""
-        if not isinstance(self.planner, Refiner):
-            raise InputError(
-                f"{type(self.planner).__name__} takes no candidates from elsewhere; put MPPI, CEM, ICEM or "
-                "RandomShooting into the deadline"
-            )
-        return replace(self, planner=self.planner.with_proposal(proposal, share))
+        return replace(self, planner=leadable(self.planner).with_proposal(proposal, share))
 
     def plan(self, cost: SequenceCost, start: Plan, generator: Randomness) -> Search:
         """Refine `start` until the time is up or the inner planner's budget used."""
@@ -234,6 +230,19 @@ class Deadline:
                 self.speeds.learn(problems, seconds / (found.evaluations - evaluations))
             evaluations = found.evaluations
             yield found, seconds
+
+
+def leadable(planner: object) -> TakesProposals:
+    """The planner, if it can be given candidates, in a deadline or not; refuses others in words."""
+    if isinstance(planner, Deadline):
+        leadable(planner.planner)
+        return planner
+    if not isinstance(planner, TakesProposals):
+        raise InputError(
+            f"{type(planner).__name__} takes no candidates from a prior; plan with MPPI, CEM, ICEM or "
+            "RandomShooting (--planner mppi, cem, icem, shooting), or without a prior (--prior none)"
+        )
+    return planner
 
 
 def _least(samples: int, least_samples: int) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jepaplan.control.learned_prior import check_lead, leadable
+from jepaplan.control.learned_prior import check_lead
 from jepaplan.data.mirrors import Mirror
 from jepaplan.envs.worlds import WORLDS, nearest
 from jepaplan.models.encoders import CompactConfig, ImpalaConfig
@@ -26,7 +26,7 @@ from jepaplan.models.keypoint_encoder import KeypointConfig
 from jepaplan.models.local_predictor import LocalPredictorConfig
 from jepaplan.models.predictors import PredictorConfig
 from jepaplan.models.scene_map import SceneMapConfig
-from jepaplan.models.value_heads import QuasimetricHeadConfig, ReadBy, Reading, ValueHeadConfig
+from jepaplan.models.value_heads import QuasimetricHeadConfig, Reading, ValueHeadConfig
 from jepaplan.objectives.imagined_states import ImaginationConfig
 from jepaplan.objectives.imagined_ways import WaysConfig
 from jepaplan.objectives.iql import ValueConfig
@@ -35,14 +35,16 @@ from jepaplan.objectives.total import ObjectiveWeights, RegulariserConfig
 from jepaplan.planners.beam import BeamSearch
 from jepaplan.planners.cem import CEM
 from jepaplan.planners.collocation import Collocation
+from jepaplan.planners.deadline import leadable
 from jepaplan.planners.gradient import GradientDescent
 from jepaplan.planners.hybrid import GradientCEM
 from jepaplan.planners.icem import ICEM
 from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.shooting import RandomShooting
 from jepaplan.planners.tree import TreeSearch
+from jepaplan.recipes.costs import CostConfig, refuse_unpayable
 from jepaplan.recipes.prior_stages import ActionPriorStage
-from jepaplan.recipes.value_stages import HeadStage, ValueHeadStage, head_key
+from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.training.stage import FitConfig
 from jepaplan.types import InputError
 
@@ -176,31 +178,6 @@ StageConfig = (
 )
 
 
-Precision = Literal["fp32", "bf16", "int8"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostConfig:
-    """What planning minimises."""
-
-    over: Literal["sum", "terminal", "minimum", "discounted"] = "sum"
-    discount: float = 0.95  # per step, for "discounted"
-    effort: float = 0.0  # weight of the mean squared action
-    value: str | None = None  # the stage whose value head counts the steps to go; None: the distance
-    reading: ReadBy | None = None  # how the head's members are read; None: as its stage says
-    caution: float = 1.0  # standard deviations below the mean, for "lower_confidence"
-    # Of imagination while planning; costs are summed in fp32. int8 is for MLP predictors on a processor.
-    precision: Precision = "fp32"
-
-    def __post_init__(self) -> None:
-        Reading(caution=self.caution)  # refuses what is no deviation
-        if self.reading is not None and self.value is None:
-            raise InputError(
-                f"cost.reading={self.reading!r} says how the members of a value head are read, and no head "
-                "is named; write cost.value too (--cost.value to train, --value to evaluate), or leave it out"
-            )
-
-
 @dataclass(frozen=True, kw_only=True)
 class ControlConfig:
     """Receding-horizon control around the planner."""
@@ -253,8 +230,7 @@ class Experiment:
             _refuse_unbelieved_ways(self.predictor, self.stages)
         if self.cost.precision == "int8":
             _refuse_other_than_relu(self.predictor)
-        if self.cost.value is not None:
-            _refuse_unknown_head(self.cost.value, self.stages)
+        refuse_unpayable(self.cost, self.planner, self.stages, self.learns_value)
 
     @property
     def learns_value(self) -> bool:
@@ -274,17 +250,6 @@ def _teaches_distance(stage: StageConfig) -> bool:
             return stage.weights.value > 0 or stage.weights.pair_regression > 0
         case _:
             return False
-
-
-def _refuse_unknown_head(value: str, stages: Sequence[StageConfig]) -> None:
-    heads = [stage for stage in stages if isinstance(stage, HeadStage) and stage.trains == "head"]
-    usable = [head_key(stage.name) for stage in heads]
-    if value not in usable:
-        raise InputError(
-            f"there is no value head {value!r} to plan with; this experiment has "
-            f"{', '.join(usable) or 'none'}. To plan with the distance leave cost.value out, or evaluate "
-            "with --value none"
-        )
 
 
 def _refuse_other_seed(stage: StageConfig, number: int, seed: int) -> None:

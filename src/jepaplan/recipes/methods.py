@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from jepaplan.costs.steps import StepDistance
@@ -10,6 +10,7 @@ from jepaplan.evaluation.episodes import EpisodeOptions, Outcomes, Progress, run
 from jepaplan.evaluation.references import references
 from jepaplan.evaluation.tasks import Instances
 from jepaplan.interfaces import Controller, Distance, World, WorldModel
+from jepaplan.recipes.experiment import Experiment
 from jepaplan.recipes.run import LoadedRun
 from jepaplan.recipes.system import baseline_distance, build_controller
 from jepaplan.types import InputError, SeedTree
@@ -45,9 +46,12 @@ def methods_of(
     """What is compared: ours first, then the baseline, then the references."""
     experiment, model = run.experiment, run.system.world_model
     prior = run.system.action_prior(experiment.control)
+    plain = replace(experiment, cost=experiment.cost.without_value())
 
-    def controller(world_model: WorldModel, distance: Distance | StepDistance) -> Controller:
-        return build_controller(experiment, world_model, distance, world.episode_steps, milliseconds, prior)
+    def controller(
+        world_model: WorldModel, distance: Distance | StepDistance, asked: Experiment = plain
+    ) -> Controller:
+        return build_controller(asked, world_model, distance, world.episode_steps, milliseconds, prior)
 
     found: list[Method] = []
     if experiment.learns_value:
@@ -55,7 +59,7 @@ def methods_of(
             Method(
                 name=VALUE_GUIDED,
                 kind="ours",
-                controller=controller(model, run.system.steps_to_go(experiment.cost)),
+                controller=controller(model, run.system.steps_to_go(experiment.cost), experiment),
                 note="learned dynamics, ways imagined to each goal"
                 if experiment.distance.kind == "imagined_ways"
                 else "learned dynamics, learned value",

@@ -32,7 +32,8 @@ from jepaplan.planners.proposals import NormBound
 from jepaplan.planners.shooting import RandomShooting
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import GumbelHalving
-from jepaplan.recipes.experiment import ControlConfig, CostConfig, Experiment, PlannerConfig
+from jepaplan.recipes.costs import CostConfig
+from jepaplan.recipes.experiment import ControlConfig, Experiment, PlannerConfig
 from jepaplan.recipes.reproduction import Claim, Evaluation, Reproduction, Training
 from jepaplan.recipes.tile_rooms import ROOMS, tile_room
 from jepaplan.recipes.wall import wall_big_paths

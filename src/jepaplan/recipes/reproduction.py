@@ -186,15 +186,14 @@ def evaluate_cell(
     instances = load_instances(cell.instances)
     if cell.episodes is not None:
         instances = instances.subset(cell.episodes)
-    world, system = find_world(instances.world), run.system.to(device)
+    world, system, experiment = find_world(instances.world), run.system.to(device), cell.experiment
     if cell.guided:  # how finely ways are imagined is part of the search
-        distance = system.steps_to_go(cell.experiment.cost, cell.experiment.distance.ways)
+        distance = system.steps_to_go(experiment.cost, experiment.distance.ways)
     else:
-        distance = baseline_distance(cell.experiment)
-    prior = system.action_prior(cell.experiment.control)
-    controller = build_controller(
-        cell.experiment, system.world_model, distance, world.episode_steps, prior=prior
-    )
+        distance = baseline_distance(experiment)
+        experiment = replace(experiment, cost=experiment.cost.without_value())
+    prior = system.action_prior(experiment.control)
+    controller = build_controller(experiment, system.world_model, distance, world.episode_steps, prior=prior)
     options = EpisodeOptions(episode_steps=world.episode_steps, on_progress=note)
     return run_episodes(world, instances, controller, SeedTree(0).torch("plan"), options)
 

@@ -42,6 +42,7 @@ from jepaplan.planners.shooting import RandomShooting
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import PUCT, GumbelHalving
 from jepaplan.recipes import experiment, video
+from jepaplan.recipes.costs import CostConfig
 from jepaplan.recipes.prior_stages import ActionPriorStage
 from jepaplan.recipes.value_batches import ImaginedActions
 from jepaplan.recipes.value_stages import ValueHeadStage
@@ -62,7 +63,7 @@ _RECORDS: dict[str, type] = {
         experiment.JointStage,
         experiment.PredictorStage,
         experiment.ImaginedValueStage,
-        experiment.CostConfig,
+        CostConfig,
         experiment.ControlConfig,
         KeypointConfig,
         SceneMapConfig,

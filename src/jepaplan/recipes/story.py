@@ -221,12 +221,12 @@ class Storyteller:
         if distance is None or bool(outcomes.success.all()):
             return name, ()
 
-        prior = self.run.system.action_prior(self.run.experiment.control)
+        experiment, prior = self.run.experiment, self.run.system.action_prior(self.run.experiment.control)
+        # true states have no members to differ, and the geodesic's unit is the world's
+        experiment = dataclasses.replace(experiment, cost=experiment.cost.without_value())
 
         def controller(model: WorldModel, distance: Distance) -> Controller:
-            return build_controller(
-                self.run.experiment, model, distance, self.world.episode_steps, prior=prior
-            )
+            return build_controller(experiment, model, distance, self.world.episode_steps, prior=prior)
 
         parts = LearnedParts(
             world_model=self.model,

@@ -9,10 +9,8 @@ from torch import nn
 
 from jepaplan.control.learned_prior import GoalPrior, LearnedPrior
 from jepaplan.control.receding_horizon import RecedingHorizon
-from jepaplan.costs.compose import Term, WeightedSum
 from jepaplan.costs.distances import MovingDistance, mean_square
 from jepaplan.costs.steps import StepDistance
-from jepaplan.costs.terms import ActionEffort, GoalDistance
 from jepaplan.costs.value import (
     ActionWithoutGoal,
     RemainingActionCost,
@@ -40,9 +38,9 @@ from jepaplan.planners.hybrid import GradientCEM
 from jepaplan.planners.icem import ICEM
 from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.shooting import RandomShooting
+from jepaplan.recipes.costs import CostConfig, build_cost
 from jepaplan.recipes.experiment import (
     ControlConfig,
-    CostConfig,
     DistanceConfig,
     EncoderConfig,
     Experiment,
@@ -294,11 +292,6 @@ def build_controller(
     `prior` is `system.action_prior(experiment.control)`; whoever imagines in true states plans without it.
     """
     cost, control = experiment.cost, experiment.control
-    discount = cost.discount if cost.over == "discounted" else 1.0
-    goal = GoalDistance(distance=distance, over=cost.over, discount=discount)
-    terms: dict[str, tuple[float, Term]] = {"distance to goal": (1.0, goal)}
-    if cost.effort:
-        terms["effort"] = (cost.effort, ActionEffort())
     # others, such as references, which imagine in true states, are left as they are
     learned = isinstance(world_model, LatentWorldModel)
     precision = cost.precision if learned else "fp32"
@@ -311,7 +304,7 @@ def build_controller(
     return RecedingHorizon(
         world_model=rounded(world_model),
         planner=in_time(experiment.planner, milliseconds),
-        cost=WeightedSum(terms, dtype=torch.bfloat16 if precision == "bf16" else None),
+        cost=build_cost(cost, distance, dtype=torch.bfloat16 if precision == "bf16" else None),
         prior=replace(prior, bounds=experiment.planner.bounds) if learned and prior is not None else None,
         replan_every=control.replan_every,
         warm_start=control.warm_start,

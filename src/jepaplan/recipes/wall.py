@@ -23,8 +23,8 @@ from jepaplan.objectives.imagined_states import ImaginationConfig
 from jepaplan.objectives.total import ObjectiveWeights
 from jepaplan.planners.mppi import MPPI
 from jepaplan.planners.proposals import NormBound, std_from_variance
+from jepaplan.recipes.costs import CostConfig
 from jepaplan.recipes.experiment import (
-    CostConfig,
     DistanceConfig,
     Experiment,
     ImaginedValueStage,

@@ -44,6 +44,7 @@ from jepaplan.planners.tree_rules import PUCT, GumbelHalving
 from jepaplan.recipes import experiment, video
 from jepaplan.recipes.prior_stages import ActionPriorStage
 from jepaplan.recipes.value_batches import ImaginedActions
+from jepaplan.recipes.value_learning import CoTrainedHead
 from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.training.stage import FitConfig
 from jepaplan.types import InputError
@@ -96,6 +97,7 @@ _RECORDS: dict[str, type] = {
         ColouredNoise,
         UniformNoise,
         ValueHeadStage,
+        CoTrainedHead,
         ValueHeadConfig,
         Reading,
         ActionPriorStage,

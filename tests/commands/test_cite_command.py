@@ -25,6 +25,7 @@ from jepaplan.planners.shooting import RandomShooting
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import GumbelHalving
 from jepaplan.recipes.catalogue import LISTED, REPRODUCTIONS, find_recipe
+from jepaplan.recipes.experiment import CostConfig
 from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.recipes.video_study import VideoStudy
 from jepaplan.training.stage import FitConfig
@@ -157,6 +158,14 @@ def test_value_heads_cite_how_they_learn(stage, due):
     bare = replace(find_recipe("pits"), stages=())
     new = set(keys_of(replace(bare, stages=(stage,)))) - set(keys_of(bare))
     assert new == due | {"loshchilov2019decoupled"}
+
+
+def test_heads_that_learn_beside_an_encoder_cite_how_as_well():
+    beside = find_recipe("wall_big_heads_co_trained")
+    stages = (replace(beside.stages[0], co_trained=None), beside.stages[1])
+    new = set(keys_of(beside)) - set(keys_of(replace(beside, stages=stages, cost=CostConfig())))
+    shaped = {"schrittwieser2020mastering", "hansen2024tdmpc2"}
+    assert new == {IQL, "chen2021randomized", *shaped, *RELABELLED}
 
 
 @pytest.mark.parametrize("name", REPRODUCTIONS)

@@ -191,7 +191,7 @@ class CostConfig:
     over: Literal["sum", "terminal", "minimum", "discounted"] = "sum"
     discount: float = 0.95  # per step, for "discounted"
     effort: float = 0.0  # weight of the mean squared action
-    value: str | None = None  # the stage whose value head counts the steps to go; None: the distance
+    value: str | None = None  # the head (its stage or own name) that counts the steps; None: the distance
     reading: ReadBy | None = None  # how the head's members are read; None: as its stage says
     caution: float = 1.0  # standard deviations below the mean, for "lower_confidence"
     # Of imagination while planning; costs are summed in fp32. int8 is for MLP predictors on a processor.

@@ -85,8 +85,8 @@ class Options:
     cost: Literal["sum", "terminal", "minimum", "discounted"] | None = None
     """How the distance along the imagined path becomes a cost."""
     value: str | None = None
-    """The stage whose value head counts the steps to go, or `none` for the distance; without it, the
-    recipe's."""
+    """The value head that counts the steps to go, by the name of its stage or its own, or `none` for the
+    distance; without it, the recipe's."""
     reading: ReadBy | None = None
     """How the members of that head become one value; without it, as it was trained to be read."""
     caution: float | None = None

@@ -27,6 +27,7 @@ from jepaplan.recipes.experiment import (
     StageConfig,
     ValueStage,
 )
+from jepaplan.recipes.value_learning import ValueLearning
 from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.recipes.video import VideoExperiment
 
@@ -80,6 +81,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "action-free expectile": ("kostrikov2022offline", "park2023hiql"),
     "monte_carlo": ("sutton2018reinforcement",),
     "pairs": ("li2026beyond",),
+    "co_trained": ("schrittwieser2020mastering", "hansen2024tdmpc2"),
     "goals": ("andrychowicz2017hindsight", "park2023hiql", "park2025ogbench"),
     "minimum_of_two": ("chen2021randomized",),
     "read by minimum": ("fujimoto2018addressing",),
@@ -175,6 +177,8 @@ def _parts_of(stage: StageConfig) -> list[str]:
             parts += _parts_of_reading(stage.reading.by, stage.members)
         case _:
             pass
+    if isinstance(stage, PredictionStage | JointStage) and stage.co_trained is not None:
+        parts += ["co_trained", *_parts_of_value(stage.co_trained)]
     return [*parts, stage.fit.optimiser]
 
 
@@ -193,7 +197,7 @@ def _parts_of_objective(stage: PredictionStage | ValueStage | JointStage) -> lis
     return [part for part, is_used in used.items() if is_used]
 
 
-def _parts_of_value(stage: ValueHeadStage) -> list[str]:
+def _parts_of_value(stage: ValueLearning) -> list[str]:
     """How a value head learns and how planning reads it."""
     by_state = stage.method == "expectile" and not stage.takes_actions
     parts: list[str] = ["action-free expectile" if by_state else stage.method]

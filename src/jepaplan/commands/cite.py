@@ -27,6 +27,7 @@ from jepaplan.recipes.experiment import (
     StageConfig,
     ValueStage,
 )
+from jepaplan.recipes.value_learning import ValueLearning
 from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.recipes.video import VideoExperiment
 
@@ -175,6 +176,8 @@ def _parts_of(stage: StageConfig) -> list[str]:
             parts += _parts_of_reading(stage.reading.by, stage.members)
         case _:
             pass
+    if isinstance(stage, PredictionStage | JointStage) and stage.co_trained is not None:
+        parts += _parts_of_value(stage.co_trained)
     return [*parts, stage.fit.optimiser]
 
 
@@ -193,7 +196,7 @@ def _parts_of_objective(stage: PredictionStage | ValueStage | JointStage) -> lis
     return [part for part, is_used in used.items() if is_used]
 
 
-def _parts_of_value(stage: ValueHeadStage) -> list[str]:
+def _parts_of_value(stage: ValueLearning) -> list[str]:
     """How a value head learns and how planning reads it."""
     by_state = stage.method == "expectile" and not stage.takes_actions
     parts: list[str] = ["action-free expectile" if by_state else stage.method]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from jepaplan.objectives.segments import TrainableWorldModel
 from jepaplan.objectives.total import PredictionObjective, Segments
 from jepaplan.objectives.vcreg import Gather, alone
 from jepaplan.types import InputError
@@ -65,12 +66,25 @@ class SceneObjective(nn.Module):
         self.scene_width, self.weight, self.temperature = scene_width, weight, temperature
         self.gather = gather
 
+    @property
+    def world_model(self) -> TrainableWorldModel:
+        """That of `prediction`."""
+        return self.prediction.world_model
+
     def forward(self, batch: CompanionSegments) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its parts."""
-        segments = batch.segments
-        observations = torch.cat([segments.observations, batch.companions[:, None]], dim=1)
-        encoded = self.prediction.world_model.encode_frames(observations).float()
-        terms = self.prediction.terms(encoded[:, :-1], segments.actions)
+        return self.of_latents(self.encode(batch), batch)
+
+    def encode(self, batch: CompanionSegments) -> Float[Tensor, "B frames D"]:
+        """Latents of all frames of the windows, and of the companions last."""
+        observations = torch.cat([batch.segments.observations, batch.companions[:, None]], dim=1)
+        return self.world_model.encode_frames(observations).float()
+
+    def of_latents(
+        self, encoded: Float[Tensor, "B frames D"], batch: CompanionSegments
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its parts, of what `encode` returned."""
+        terms = self.prediction.terms(encoded[:, :-1], batch.segments.actions)
         contrast = scene_contrast(
             encoded[:, 0, : self.scene_width],
             encoded[:, -1, : self.scene_width],

@@ -8,6 +8,7 @@ The methods of arXiv:2601.00844, table 1, are these modules with different weigh
     pred_VCReg                 PredictionObjective        encoder and predictor, kept from collapse by VCReg
     pred_EMA                   the same, with a target encoder (`objectives/ema.py`)
     VF_pred, VF_quasi_pred     JointObjective             all together; frames are encoded once
+    no row of the table        CoTrainedObjective         the above and a value head, in `co_trained.py`
     two spaces, second         LatentValueObjective       distance, on the latents of the finished encoder
 
 Each part is in the metrics under the name of its weight. Parts of weight 0 are not computed.
@@ -128,7 +129,14 @@ class PredictionObjective(nn.Module):
 
     def forward(self, batch: Segments) -> tuple[Tensor, Terms]:
         """The loss and its parts."""
-        encoded = _encode(self.world_model, batch)
+        return self.of_latents(self.encode(batch), batch)
+
+    def encode(self, batch: Segments) -> Float[Tensor, "B frames D"]:
+        """Latents of all frames, once."""
+        return _encode(self.world_model, batch)
+
+    def of_latents(self, encoded: Float[Tensor, "B frames D"], batch: Segments) -> tuple[Tensor, Terms]:
+        """The loss and its parts, of what `encode` returned."""
         terms = self.terms(encoded, batch.actions, self.targets(batch))
         return self.weights.total(terms), _metrics(terms, encoded)
 
@@ -263,9 +271,21 @@ class JointObjective(nn.Module):
         # one name only.
         self._value_terms = value.terms
 
+    @property
+    def world_model(self) -> TrainableWorldModel:
+        """That of `prediction`."""
+        return self.prediction.world_model
+
     def forward(self, batch: Segments) -> tuple[Tensor, Terms]:
         """The loss and its parts."""
-        encoded = _encode(self.prediction.world_model, batch)
+        return self.of_latents(self.encode(batch), batch)
+
+    def encode(self, batch: Segments) -> Float[Tensor, "B frames D"]:
+        """Latents of all frames, once."""
+        return _encode(self.world_model, batch)
+
+    def of_latents(self, encoded: Float[Tensor, "B frames D"], batch: Segments) -> tuple[Tensor, Terms]:
+        """The loss and its parts, of what `encode` returned."""
         targets = self.prediction.targets(batch)
         terms = self.prediction.terms(encoded, batch.actions, targets)
         terms |= self._value_terms(encoded, batch.frames, batch.actions)

@@ -27,7 +27,7 @@ from jepaplan.models.value_heads import ReadBy, Reading, ReadValue
 from jepaplan.planners.beam import BeamSearch
 from jepaplan.planners.collocation import Collocation
 from jepaplan.planners.tree import TreeSearch
-from jepaplan.recipes.value_stages import HeadStage, ValueHeadStage, head_key
+from jepaplan.recipes.value_learning import HeadStage, ValueLearning, head_key, heads_of
 from jepaplan.types import InputError
 
 Precision = Literal["fp32", "bf16", "int8"]
@@ -44,7 +44,7 @@ class CostConfig:
     effort: float = 0.0  # weight of the squared length of actions, in normalised units
     smoothness: float = 0.0  # weight of the squared difference between an action and the one before it
     disagreement: float = 0.0  # weight of the standard deviation between the head's members, at every step
-    value: str | None = None  # the stage whose value head counts the steps to go; None: the distance
+    value: str | None = None  # the head (its stage or own name) that counts the steps; None: the distance
     reading: ReadBy | None = None  # how the head's members are read; None: as its stage says
     caution: float = 1.0  # standard deviations below the mean, for "lower_confidence"
     # Of imagination while planning; costs are summed in fp32. int8 is for MLP predictors on a processor.
@@ -159,7 +159,7 @@ def _refuse_uncounted_steps(head: HeadStage | None, learns_value: bool) -> None:
         )
     if head is not None and head.head.action:
         raise InputError(_CANNOT_TELL)
-    if isinstance(head, ValueHeadStage) and head.reward == "recorded":
+    if isinstance(head, ValueLearning) and head.reward == "recorded":
         raise InputError(
             f'cost.over="n_step" takes one for every step, and head {head.name!r} learned recorded rewards, '
             "which nobody foretells of imagined steps; write over terminal, or name a head with reward goal "
@@ -168,11 +168,7 @@ def _refuse_uncounted_steps(head: HeadStage | None, learns_value: bool) -> None:
 
 
 def _head(value: str, stages: Iterable[object]) -> HeadStage:
-    heads = {
-        head_key(stage.name): stage
-        for stage in stages
-        if isinstance(stage, HeadStage) and stage.trains == "head"
-    }
+    heads = {head_key(head.name): head for head in heads_of(stages)}
     if value not in heads:
         raise InputError(
             f"there is no value head {value!r} to plan with; this experiment has "

@@ -12,6 +12,8 @@ field can be set from the command line. Stages are trained in the order in which
     ImaginedValueStage  ours                          distance or a head on frozen latents, imagined states
     ValueHeadStage      not in the paper              a value head on frozen latents, by TD or regression
     ActionPriorStage    not in the paper              goal-conditioned inverse dynamics on frozen latents
+
+`PredictionStage` and `JointStage` train a value head as well where `co_trained` says how.
 """
 
 from collections.abc import Sequence
@@ -44,6 +46,7 @@ from jepaplan.planners.shooting import RandomShooting
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.recipes.costs import CostConfig, refuse_unpayable
 from jepaplan.recipes.prior_stages import ActionPriorStage
+from jepaplan.recipes.value_learning import CoTrainedHead, head_key, heads_of
 from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.training.stage import FitConfig
 from jepaplan.types import InputError
@@ -95,6 +98,7 @@ class PredictionStage:
     regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
     scene_contrast: float = 0.0  # weight of the contrast between recordings
     scene_temperature: float = 1.0
+    co_trained: CoTrainedHead | None = None  # a value head that learns beside encoder and predictor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +135,7 @@ class JointStage:
     weights: ObjectiveWeights = field(default_factory=lambda: ObjectiveWeights(value=1.0))
     regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
     value: ValueConfig = field(default_factory=ValueConfig)
+    co_trained: CoTrainedHead | None = None  # a value head that learns beside them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +224,12 @@ class Experiment:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise InputError(f"stages need different names, since each has a folder; got {names}")
+        heads = [head_key(head.name) for head in heads_of(self.stages)]
+        if len(set(heads)) != len(heads):
+            raise InputError(
+                f"value heads need different names, since cost.value names one; got {heads}. Write a name of "
+                "its own for the co-trained one, for example --stages.0.co-trained.name mine"
+            )
         for number, stage in enumerate(self.stages):
             _refuse_other_seed(stage, number, self.seed)
             _refuse_missing_inverse_dynamics(stage, self.stages[:number])

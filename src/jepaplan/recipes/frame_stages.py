@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from jepaplan.data.normalise import ActionNormaliser
@@ -143,6 +144,11 @@ def held_out_windows(config: FrameStage) -> int:
     return max(HELD_OUT_WINDOWS, goals)
 
 
+def examined(windows: Int[Tensor, " B"]) -> dict[str, Tensor]:
+    """The same windows at every examination, with companions from all along their recordings."""
+    return {"window": windows, "companion": torch.linspace(0, 0.999, len(windows))}
+
+
 def _prediction(
     materials: Materials, config: PredictionStage | JointStage, average: MovingAverage | None
 ) -> PredictionObjective:
@@ -176,8 +182,7 @@ def _frame_stage(
     held_out = materials.held_out(windows, held_out_windows(config))
 
     def evaluate() -> dict[str, float]:
-        drawn = {"window": held_out, "companion": torch.linspace(0, 0.999, len(held_out))}
-        loss, metrics = objective(map_tensors(materials.place, batches.load(drawn)))
+        loss, metrics = objective(map_tensors(materials.place, batches.load(examined(held_out))))
         parts = {f"held_out/{name}": float(part) for name, part in metrics.items()}
         return {"held_out/loss": float(loss)} | parts
 

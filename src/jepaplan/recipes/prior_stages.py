@@ -17,7 +17,8 @@ from jepaplan.data.goals import GoalMixture
 from jepaplan.models.goal_inverse_dynamics import GoalInverseDynamics, GoalInverseDynamicsConfig
 from jepaplan.objectives.action_likelihood import ActionLikelihoodObjective
 from jepaplan.recipes.value_batches import ReturnBatches, Signals
-from jepaplan.recipes.value_stages import HELD_OUT, ValueWorkshop, head_key, recording_of
+from jepaplan.recipes.value_learning import head_key
+from jepaplan.recipes.value_stages import HELD_OUT, ValueWorkshop, recording_of
 from jepaplan.training.distributed import map_tensors
 from jepaplan.training.stage import FitConfig, Stage
 from jepaplan.types import InputError

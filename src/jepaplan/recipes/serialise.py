@@ -45,6 +45,7 @@ from jepaplan.recipes import experiment, video
 from jepaplan.recipes.costs import CostConfig
 from jepaplan.recipes.prior_stages import ActionPriorStage
 from jepaplan.recipes.value_batches import ImaginedActions
+from jepaplan.recipes.value_learning import CoTrainedHead
 from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.training.stage import FitConfig
 from jepaplan.types import InputError
@@ -97,6 +98,7 @@ _RECORDS: dict[str, type] = {
         ColouredNoise,
         UniformNoise,
         ValueHeadStage,
+        CoTrainedHead,
         ValueHeadConfig,
         Reading,
         ActionPriorStage,

@@ -1,5 +1,6 @@
 """From the records of an experiment's stages to what the training loop runs."""
 
+from jepaplan.recipes.co_trained import with_co_trained_head
 from jepaplan.recipes.experiment import (
     ImaginedValueStage,
     JointStage,
@@ -26,14 +27,14 @@ class Workshop(Materials):
         """The stage that `config` describes."""
         match config:
             case PredictionStage():
-                return prediction_stage(self, config)
+                return with_co_trained_head(self, config, prediction_stage(self, config))
             case MovingPointStage():
                 return moving_point_stage(self, config)
             case ValueStage():
                 make = latent_value_stage if config.frozen_encoder else value_stage
                 return make(self, config)
             case JointStage():
-                return joint_stage(self, config)
+                return with_co_trained_head(self, config, joint_stage(self, config))
             case PredictorStage():
                 return predictor_stage(self, config)
             case ImaginedValueStage():

@@ -48,7 +48,8 @@ from jepaplan.recipes.experiment import (
 )
 from jepaplan.recipes.prior_stages import build_action_priors
 from jepaplan.recipes.second_space import SecondSpace
-from jepaplan.recipes.value_stages import build_value_heads, head_key
+from jepaplan.recipes.value_learning import head_key
+from jepaplan.recipes.value_stages import build_value_heads
 from jepaplan.types import InputError, SeedTree
 
 

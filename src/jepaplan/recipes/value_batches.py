@@ -88,6 +88,12 @@ class Signals:
         )
         return rewards, ends
 
+    def until(
+        self, goal: Int[Tensor, " B"] | None, index: WindowIndex
+    ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+        """The same on the way to a goal, a frame for each window: -1 per step, and the end where it is."""
+        return self.of(index) if goal is None else rewards_until(index.frames == goal[:, None])
+
     def returns(self, episodes: Episodes, discount: float) -> Float[Tensor, " K"]:
         """Monte-Carlo returns of all actions; what ends without success would never have succeeded."""
         every = torch.arange(len(episodes.actions))
@@ -193,11 +199,9 @@ class SegmentBatches:
         if self.share > 0:
             latents, actions = self._imagine(drawn, latents, actions)
         goal, goals = drawn.get("goal"), None
-        if goal is None:
-            rewards, terminal = self.signals.of(index)
-        else:
+        rewards, terminal = self.signals.until(goal, index)
+        if goal is not None:
             at_goal = index.frames == goal[:, None]
-            rewards, terminal = rewards_until(at_goal)
             goals = recording.at(goal)
             inside, position = at_goal.any(1).to(goals.device), at_goal.int().argmax(1).to(goals.device)
             own = latents[torch.arange(len(latents), device=goals.device), position]

@@ -35,6 +35,7 @@ from jepaplan.recipes.experiment import (
 from jepaplan.recipes.prior_stages import ActionPriorStage
 from jepaplan.recipes.value_batches import ImaginedActions
 from jepaplan.recipes.value_guided import Setting, approaches_in, on_a_cpu, sweep_in
+from jepaplan.recipes.value_learning import CoTrainedHead
 from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.training.stage import FitConfig
 
@@ -166,6 +167,31 @@ def wall_big_heads() -> Experiment:
     )
 
 
+def wall_big_heads_co_trained() -> Experiment:
+    """The world model of `wall_big_paths`, and V(z, g) that learns beside encoder and predictor.
+
+    It learns as the head `expectile` of `wall_big_heads` does, from what was recorded alone.
+    """
+    paths = wall_big_paths()
+    world_model = paths.stages[0]
+    assert isinstance(world_model, PredictionStage)
+    head = CoTrainedHead(
+        weight=0.1,  # errors are squared steps, those of prediction below one
+        head=ValueHeadConfig(hidden=128),
+        members=3,
+        expectile=0.9,
+        goals=GoalMixture(geometric=1.0, geometric_mean=20.0),
+    )
+    return replace(
+        paths,
+        recipe="wall_big_heads_co_trained",
+        description="the world model of wall_big_paths; value heads learn beside it and shape it",
+        distance=DistanceConfig(kind="euclidean"),
+        stages=(replace(world_model, co_trained=head), *paths.stages[1:-1]),
+        cost=CostConfig(value=head.name),
+    )
+
+
 # PLDM's coefficients for the recording nearest in size, 81 thousand transitions. On the wall the paper takes
 # VCReg over the batch only, so the variance along time is left to the variant with all of PLDM's terms.
 _VCREG = ObjectiveWeights(prediction=0.0, variance=2.2, covariance=13.0)
@@ -207,6 +233,7 @@ WALL_RECIPES: dict[str, Callable[[], Experiment]] = {
     "wall_big_paths": wall_big_paths,
     "wall_big_paths_prior": wall_big_paths_prior,
     "wall_big_heads": wall_big_heads,
+    "wall_big_heads_co_trained": wall_big_heads_co_trained,
     **approaches_in(WALL_SMALL),
     **approaches_in(WALL_SMALL_CPU, suffix="_cpu"),
     **approaches_in(WALL_BIG),

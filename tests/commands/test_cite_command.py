@@ -162,6 +162,14 @@ def test_value_heads_cite_how_they_learn(stage, due):
     assert new == due | {"loshchilov2019decoupled"}
 
 
+def test_heads_that_learn_beside_an_encoder_cite_how_as_well():
+    beside = find_recipe("wall_big_heads_co_trained")
+    stages = (replace(beside.stages[0], co_trained=None), beside.stages[1])
+    new = set(keys_of(beside)) - set(keys_of(replace(beside, stages=stages, cost=CostConfig())))
+    shaped = {"schrittwieser2020mastering", "hansen2024tdmpc2"}
+    assert new == {IQL, "chen2021randomized", *shaped, *RELABELLED}
+
+
 @pytest.mark.parametrize("name", REPRODUCTIONS)
 def test_everything_that_is_reproduced_can_be_cited(name):
     made = REPRODUCTIONS[name]("cpu")

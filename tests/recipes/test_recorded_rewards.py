@@ -13,7 +13,10 @@ from jepaplan.data.episodes import open_episodes
 from jepaplan.models.encoders import CompactConfig
 from jepaplan.models.value_heads import ValueHeadConfig
 from jepaplan.objectives.returns import value_of_steps
+from jepaplan.objectives.total import ObjectiveWeights
+from jepaplan.recipes.experiment import PredictionStage
 from jepaplan.recipes.run import TrainOptions, load_run, train
+from jepaplan.recipes.value_learning import CoTrainedHead
 from jepaplan.recipes.value_stages import ValueHeadStage
 from jepaplan.training.stage import FitConfig
 from jepaplan.types import InputError
@@ -78,9 +81,20 @@ def values(corridor, stage, path):
     return system.values["earned"](system.world_model.encode(episodes.observations)), places
 
 
-@pytest.mark.parametrize("method", ["td", "monte_carlo"])
-def test_recorded_rewards_become_the_value_of_the_corridor(corridor, tmp_path, method):
-    found, places = values(corridor, replace(STAGE, method=method), tmp_path / "run")
+# Where the encoder learns as well, from prediction and from the head.
+BESIDE = PredictionStage(
+    fit=replace(FIT, learning_rate=3e-3),
+    steps=1,
+    weights=ObjectiveWeights(prediction=1.0, variance=1.0),
+    co_trained=CoTrainedHead(
+        name="earned", head=STAGE.head, reward="recorded", method="td", discount=DISCOUNT
+    ),
+)
+
+
+@pytest.mark.parametrize("stage", [STAGE, replace(STAGE, method="monte_carlo"), BESIDE])
+def test_recorded_rewards_become_the_value_of_the_corridor(corridor, tmp_path, stage):
+    found, places = values(corridor, stage, tmp_path / "run")
     known, worth = [0.0] * PLACES, 0.0
     for place in reversed(range(PLACES - 1)):
         worth = 3.0 if place == PLACES - 2 else -0.5 + DISCOUNT * worth

@@ -1,5 +1,7 @@
 """Names of recipes, and that they hold what their descriptions promise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -36,6 +38,9 @@ def test_heads_read_the_latents_of_imagined_paths():
     assert heads.stages[:2] == paths.stages[:2]
     shared = ("seed", "recording", "encoder", "predictor", "planner", "control", "held_out", "mirrors")
     assert all(getattr(heads, name) == getattr(paths, name) for name in shared)
+    beside = find_recipe("wall_big_heads_co_trained")
+    assert (replace(beside.stages[0], co_trained=None), beside.stages[1]) == paths.stages[:2]
+    assert all(getattr(beside, name) == getattr(paths, name) for name in shared)
 
 
 def test_each_head_learns_alone_and_all_its_members_do(tiny_data):

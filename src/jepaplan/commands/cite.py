@@ -81,6 +81,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "action-free expectile": ("kostrikov2022offline", "park2023hiql"),
     "monte_carlo": ("sutton2018reinforcement",),
     "pairs": ("li2026beyond",),
+    "co_trained": ("schrittwieser2020mastering", "hansen2024tdmpc2"),
     "goals": ("andrychowicz2017hindsight", "park2023hiql", "park2025ogbench"),
     "minimum_of_two": ("chen2021randomized",),
     "read by minimum": ("fujimoto2018addressing",),
@@ -177,7 +178,7 @@ def _parts_of(stage: StageConfig) -> list[str]:
         case _:
             pass
     if isinstance(stage, PredictionStage | JointStage) and stage.co_trained is not None:
-        parts += _parts_of_value(stage.co_trained)
+        parts += ["co_trained", *_parts_of_value(stage.co_trained)]
     return [*parts, stage.fit.optimiser]
 
 

@@ -15,7 +15,7 @@ of the encoder as it is, which are those that planning will ask about.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from jepaplan.objectives.scene import CompanionSegments
 from jepaplan.objectives.segments import Segments, TrainableWorldModel
 from jepaplan.objectives.td import ActionValueObjective, TDObjective, ValueSegments
-from jepaplan.types import InputError
 
 Terms = dict[str, Tensor]
 
@@ -72,19 +71,14 @@ class CoTrainedObjective(nn.Module):
         shapes_encoder: bool = True,
     ) -> None:
         super().__init__()
-        if not isinstance(objective, nn.Module):
-            raise InputError(
-                f"what encodes has parameters to train; a {type(objective).__name__} is no module"
-            )
         self.objective = objective
         self.learner = learner
         self.weight, self.shapes_encoder = weight, shapes_encoder
 
     def forward(self, batch: ValueWindows) -> tuple[Tensor, Terms]:
         """The loss and its parts."""
-        stage = cast(EncodesOnce, self.objective)
-        encoded = stage.encode(batch.windows)
-        loss, metrics = stage.of_latents(encoded, batch.windows)
+        encoded = self.objective.encode(batch.windows)
+        loss, metrics = self.objective.of_latents(encoded, batch.windows)
         frames = encoded[:, : batch.rewards.shape[1] + 1]
         head, found = self.learner(self.segments(frames, batch))
         parts = {"head": head.detach()} | {f"head_{name}": part for name, part in found.items()}
@@ -92,7 +86,7 @@ class CoTrainedObjective(nn.Module):
 
     def segments(self, frames: Float[Tensor, "B frames D"], batch: ValueWindows) -> ValueSegments:
         """What the head learns from: latents with a gradient where it may shape the encoder."""
-        model = cast(EncodesOnce, self.objective).world_model
+        model = self.objective.world_model
         goals = None
         if batch.goals is not None:
             felt = None if batch.felt_at_goals is None else batch.felt_at_goals[:, None]

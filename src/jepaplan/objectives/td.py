@@ -20,7 +20,8 @@ Chen et al., "Randomized Ensembled Double Q-Learning", arXiv:2101.05982.
     Monte-Carlo      ReturnObjective      returns of the recording
     pairs            ReturnObjective      the steps between two frames of one recording
 
-Latents are data here: recorded ones encoded before, or imagined ones; neither encoder nor predictor learns.
+Latents are data here: encoded before, or imagined. Whoever passes some with a gradient lets the values of
+states and goals shape the encoder (`objectives/co_trained.py`); those of next states never do.
 `IQL without Q` is optimistic where outcomes are random: it takes luck for skill.
 """
 

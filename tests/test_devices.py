@@ -228,6 +228,16 @@ def test_value_heads_mix_no_devices(name, tmp_path, tiny_data):
     assert watch.computed > 100
 
 
+@pytest.mark.parametrize("action", [False, *rarely(True)])
+def test_heads_beside_an_encoder_mix_no_devices(action, tmp_path, tiny_data):
+    demo = tiny_experiment("wall_big_heads_co_trained", updates=2)
+    head = replace(demo.stages[0].co_trained, head=ValueHeadConfig(hidden=16, action=action))
+    stages = (replace(demo.stages[0], co_trained=head),)
+    with Elsewhere() as watch:
+        train(replace(demo, stages=stages), tmp_path / "run", TrainOptions(data=tiny_data, device=str(PLACE)))
+    assert watch.computed > 100
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
 def test_on_a_real_accelerator(tmp_path):

@@ -99,8 +99,8 @@ class Options:
     """Weight of the standard deviation between the members of the head that --value names, at every imagined
     step; without it, the recipe's."""
     value: str | None = None
-    """The stage whose value head counts the steps to go, or `none` for the distance; without it, the
-    recipe's."""
+    """The value head that counts the steps to go, by the name of its stage or its own, or `none` for the
+    distance; without it, the recipe's."""
     reading: ReadBy | None = None
     """How the members of that head become one value; without it, as it was trained to be read."""
     caution: float | None = None

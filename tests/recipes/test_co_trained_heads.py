@@ -10,7 +10,8 @@ from jepaplan.data.goals import GoalMixture
 from jepaplan.models.value_heads import Reading, ValueHeadConfig
 from jepaplan.objectives.total import ObjectiveWeights, RegulariserConfig
 from jepaplan.recipes.catalogue import find_recipe
-from jepaplan.recipes.experiment import CostConfig, JointStage
+from jepaplan.recipes.costs import CostConfig
+from jepaplan.recipes.experiment import JointStage
 from jepaplan.recipes.run import TrainOptions, interface_of, load_run, train
 from jepaplan.recipes.serialise import decisive, experiment_from_json, experiment_to_json
 from jepaplan.recipes.stages import Workshop
@@ -166,6 +167,9 @@ def test_heads_have_names_of_their_own_and_columns_to_learn_from(tmp_path, tiny_
         replace(heads, stages=(replace(both[0], co_trained=CoTrainedHead(name="pairs")), *heads.stages[1:]))
     with pytest.raises(InputError, match=r"no value head 'value'.* this experiment has co_trained"):
         replace(shaped, cost=CostConfig(value="value"))
+    recorded = CoTrainedHead(reward="recorded", head=replace(SMALL, goal=False, nonpositive=False))
+    with pytest.raises(InputError, match="head 'co_trained' learned recorded rewards"):
+        replace(experiment(recorded), cost=CostConfig(value="co_trained", over="n_step"))
     success = CoTrainedHead(reward="success", head=replace(SMALL, goal=False))
     with pytest.raises(InputError, match="needs a column `success`"):
         train(experiment(success), tmp_path / "run", TrainOptions(data=tiny_data))

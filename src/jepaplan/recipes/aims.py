@@ -166,9 +166,9 @@ def _unit_of_value(experiment: Experiment) -> str:
     if name is None:
         ways = experiment.distance.kind == "imagined_ways"
         return "steps along imagined ways" if ways else "steps, as the learned distance counts them"
-    stage = next(one for one in heads_of(experiment.stages) if head_key(one.name) == name)
-    if not isinstance(stage, ValueLearning):
+    head = next(one for one in heads_of(experiment.stages) if head_key(one.name) == name)
+    if not isinstance(head, ValueLearning):
         return f"steps, as value head {name!r} counts them"
     what = {"goal": "steps", "success": "steps to success", "recorded": "minus recorded rewards to come"}
-    discounted = f", discounted by {stage.discount:g}" if stage.discount < 1 else ""
-    return f"{what[stage.reward]}, as value head {name!r} counts them{discounted}"
+    discounted = f", discounted by {head.discount:g}" if head.discount < 1 else ""
+    return f"{what[head.reward]}, as value head {name!r} counts them{discounted}"

@@ -176,7 +176,7 @@ def wall_big_heads_co_trained() -> Experiment:
     world_model = paths.stages[0]
     assert isinstance(world_model, PredictionStage)
     head = CoTrainedHead(
-        weight=4.0,  # as inverse dynamics; the loss is about 0.1, squared steps
+        weight=4.0,  # the loss is about 0.1, in squared steps
         head=ValueHeadConfig(hidden=128),
         members=3,
         expectile=0.9,

@@ -81,6 +81,19 @@ def test_what_is_reached_is_in_units_of_the_distance():
     assert far == pytest.approx([3.0 + 1.0])
 
 
+class Imagining(Euclidean):
+    """Finds out about a goal in five calls."""
+
+    def prepare(self, goal):
+        return 5 * len(goal)
+
+
+def test_ways_are_imagined_before_steps_are_counted():
+    goals = torch.zeros(2, 1)
+    assert build_cost(CostConfig(over="n_step"), Imagining()).prepare(goals) == 10
+    assert build_cost(CostConfig(over="n_step"), Euclidean()).prepare(goals) == 0
+
+
 def test_smooth_plans_are_cheaper_by_their_weight():
     plans = [1.0, 1.0, 1.0], [3.0, -1.0, 1.0]
     plain, weighed = (

@@ -7,6 +7,7 @@ from test_gradient import LinearWorld, squared
 
 from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.terms import ActionEffort, GoalDistance
+from jepaplan.planners import collocation
 from jepaplan.planners.collocation import Collocation
 from jepaplan.planners.descent import SGD, Descent
 from jepaplan.planners.gradient import GradientDescent
@@ -118,3 +119,23 @@ def test_the_real_cost_is_lifted_too():
     bound = WeightedSum(terms, chunk_rows=5).bind(LinearWorld(system), system.latent, system.goal)
     found = EXACT.plan(bound, blank(3, 4, 2), seeded(0))
     torch.testing.assert_close(found.costs.amin(dim=-1), system.optimum(4)[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("stop_gradient", [True, False])
+def test_starts_do_not_know_who_is_optimised_beside_them(
+    stop_gradient: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """However many fit at once; without noise, which is dealt in another order."""
+    problem = planar(3, final_weight=1.0)
+    planner = Collocation(
+        starts=5, steps=7, synchronise_every=3, stop_gradient=stop_gradient, latent_noise=0.0, shooting=None
+    )
+    start = Plan(mean=torch.zeros(3, 4, 2, dtype=torch.float64), std=torch.ones(3, 4, 2, dtype=torch.float64))
+    whole = planner.plan(problem, start, torch.Generator().manual_seed(0))
+    asked = sum(problem.rows)
+    monkeypatch.setattr(collocation, "AT_ONCE", 2 * problem.latent.numel() * 3 * 8)  # two starts
+    problem.rows.clear()
+    parts = planner.plan(problem, start, torch.Generator().manual_seed(0))
+    assert sum(problem.rows) == asked == parts.evaluations
+    torch.testing.assert_close(parts.candidates, whole.candidates)
+    torch.testing.assert_close(parts.costs, whole.costs)

@@ -23,7 +23,7 @@ Departs from GRASP: there is no goal latent here, only a cost, so the last laten
 latents begin on the imagined path of the start's actions. A path is judged by its whole rollout only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -45,6 +45,8 @@ from jepaplan.planners.plan import evaluate, last, uninformed
 from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_sampling, draw
 from jepaplan.planners.stepwise import Imagined, as_stepwise, cheapest, expand, follow, roots, standard_normal
 from jepaplan.types import InputError, Plan, Search
+
+AT_ONCE = 8 * 2**20  # bytes of latents; blocks above 16 MB go back to the kernel whenever they are freed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +145,18 @@ class Collocation:
         return last(self.refinements(cost, start, generator))
 
     def _descend(self, cost: StepwiseCost, lifted: "Lifted", steps: int, generator: Randomness) -> "Lifted":
+        """Some starts after the others, as they do not know of each other: smaller blocks of memory stay."""
+        parts = [self._descend_some(cost, some, steps, generator) for some in lifted.split()]
+        return parts[0] if len(parts) == 1 else Lifted.joined(parts)
+
+    def _descend_some(
+        self, cost: StepwiseCost, lifted: "Lifted", steps: int, generator: Randomness
+    ) -> "Lifted":
         actions, latents = lifted.actions, lifted.latents
         of_actions, of_latents = Moments.none(actions), Moments.none(latents)
         defect = torch.zeros_like(latents)
         for _ in range(steps):
-            noise = standard_normal(latents, generator)
-            latents = latents + self.latent_noise * noise
+            latents = latents.add(standard_normal(latents, generator), alpha=self.latent_noise)
             with torch.enable_grad():
                 leaves = [actions.detach().requires_grad_(True), latents.detach().requires_grad_(True)]
                 loss, defect = self._loss(cost, leaves[0], leaves[1], lifted.multipliers)
@@ -178,7 +186,7 @@ class Collocation:
         step = expand(cost, before.flatten(1, 2), actions.flatten(1, 2), _depths(actions), horizon)
         step_cost, to_go = (part.unflatten(1, (samples, horizon)) for part in (step.step_cost, step.to_go))
         defect = step.latents.unflatten(1, (samples, horizon))[:, :, :-1].to(latents) - latents
-        held_together = self.penalty * defect.square() + multipliers * defect
+        held_together = multipliers.add(defect, alpha=self.penalty) * defect
         loss = step_cost.sum(dim=-1) + to_go[:, :, -1] + held_together.flatten(2).sum(dim=-1)
         if self.stop_gradient:
             loss = loss + self.shaping * to_go[:, :, :-1].sum(dim=-1)
@@ -204,6 +212,23 @@ class Lifted:
     latents: Float[Tensor, "B S h *latent"]  # after every action but the last
     multipliers: Float[Tensor, "B S h *latent"]
     costs: Float[Tensor, "B S"]  # of the actions' whole rollout, when last synchronised
+
+    def split(self) -> list["Lifted"]:
+        """Groups of starts whose latents fit into `AT_ONCE` bytes."""
+        each = self.latents[:, 0].numel() * self.latents.element_size()
+        parts = (one.split(max(1, AT_ONCE // max(1, each)), dim=1) for one in self.fields())
+        return [Lifted(*part) for part in zip(*parts, strict=True)]
+
+    @classmethod
+    def joined(cls, parts: Sequence["Lifted"]) -> "Lifted":
+        """The same starts as one."""
+        return cls(
+            *(torch.cat(column, dim=1) for column in zip(*(one.fields() for one in parts), strict=True))
+        )
+
+    def fields(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """In the order of the constructor."""
+        return self.actions, self.latents, self.multipliers, self.costs
 
 
 def _lift(cost: StepwiseCost, actions: Float[Tensor, "B S H A"], multipliers: Tensor | None = None) -> Lifted:

@@ -14,7 +14,7 @@ its best path; and the path of the plan to start from is always kept, so the ans
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -25,6 +25,7 @@ from jepaplan.interfaces import SequenceCost, StepwiseCost
 from jepaplan.planners.plan import last, uninformed
 from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_sampling
 from jepaplan.planners.stepwise import (
+    AT_ONCE,
     NodeActions,
     as_stepwise,
     cheapest,
@@ -130,17 +131,21 @@ class BeamSearch:
         # beyond the horizon nothing is imagined, so the last chunk may be cut
         chunks = chunks[:, :, :, : horizon - depth].flatten(1, 2)
         parents = torch.arange(nodes, device=at.device).repeat_interleave(branches).expand(problems, -1)
-        step = expand_chunk(cost, take(beam.latents, parents), chunks, take(at, parents), horizon)
-        paid = take(beam.paid, parents) + step.step_cost
-        score = paid + step.to_go
-        kept = self._select(score, step.latents)
+        some = max(1, AT_ONCE // max(1, beam.latents[:, 0].numel() * beam.latents.element_size()))
+        steps = [
+            expand_chunk(cost, take(beam.latents, part), chunk, take(at, part), horizon)
+            for part, chunk in zip(parents.split(some, dim=1), chunks.split(some, dim=1), strict=True)
+        ]
+        paid = take(beam.paid, parents) + torch.cat([step.step_cost for step in steps], dim=1)
+        score = paid + torch.cat([step.to_go for step in steps], dim=1)
+        kept = self._select(score, [step.latents for step in steps])
         paths = take(beam.paths, take(parents, kept))
         paths[:, :, depth : depth + chunks.shape[2]] = take(chunks, kept)
-        deeper = Beam(take(step.latents, kept), take(paid, kept), paths)
+        deeper = Beam(taken([step.latents for step in steps], kept), take(paid, kept), paths)
         return deeper, take(score, kept), chunks.shape[1] * chunks.shape[2]
 
     def _select(
-        self, score: Float[Tensor, "B N"], latents: Float[Tensor, "B N *latent"]
+        self, score: Float[Tensor, "B N"], latents: Sequence[Float[Tensor, "B _ *latent"]]
     ) -> Int[Tensor, "B W"]:
         """The most promising first; child 0 of path 0 is the plan itself, and is kept in that place."""
         count = min(self.width, score.shape[1])
@@ -149,7 +154,7 @@ class BeamSearch:
             rank[:, 0] = -torch.inf
         if self.apart == 0:
             return rank.topk(count, dim=-1, largest=False).indices
-        return spread_out(rank, latents.flatten(2), count, self.apart)
+        return spread_out(rank, torch.cat([block.flatten(2) for block in latents], dim=1), count, self.apart)
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,20 @@ class Beam:
     latents: Float[Tensor, "B W *latent"]
     paid: Float[Tensor, "B W"]  # the cost so far, nothing to go included
     paths: Float[Tensor, "B W H A"]  # zeros where not yet searched
+
+
+def taken(
+    blocks: Sequence[Float[Tensor, "B _ *latent"]], kept: Int[Tensor, "B W"]
+) -> Float[Tensor, "B W *latent"]:
+    """`take` from nodes that lie in blocks, one after the other."""
+    if len(blocks) == 1:
+        return take(blocks[0], kept)
+    found, first = blocks[0].new_empty(*kept.shape, *blocks[0].shape[2:]), 0
+    for block in blocks:
+        problem, place = ((kept >= first) & (kept < first + block.shape[1])).nonzero(as_tuple=True)
+        found[problem, place] = block[problem, kept[problem, place] - first]
+        first += block.shape[1]
+    return found
 
 
 def spread_out(

@@ -43,10 +43,17 @@ from jepaplan.planners.descent import (
 )
 from jepaplan.planners.plan import evaluate, last, uninformed
 from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_sampling, draw
-from jepaplan.planners.stepwise import Imagined, as_stepwise, cheapest, expand, follow, roots, standard_normal
+from jepaplan.planners.stepwise import (
+    AT_ONCE,
+    Imagined,
+    as_stepwise,
+    cheapest,
+    expand,
+    follow,
+    roots,
+    standard_normal,
+)
 from jepaplan.types import InputError, Plan, Search
-
-AT_ONCE = 8 * 2**20  # bytes of latents; blocks above 16 MB go back to the kernel whenever they are freed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from linear_quadratic import LinearQuadratic, planar
 
 from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.terms import ActionEffort, GoalDistance, mean_square
-from jepaplan.planners import beam
+from jepaplan.planners import stepwise
 from jepaplan.planners.beam import BeamSearch, spread_out
 from jepaplan.planners.stepwise import follow
 from jepaplan.types import InputError, Plan
@@ -187,7 +187,7 @@ def test_children_are_imagined_some_at_a_time_where_they_take_much_memory(
     planner, start = BeamSearch(width=4, branches=5, apart=apart), blank(3, 4, 2)
     whole = planner.plan(problem, start, seeded(0))
     calls = len(problem.rows)
-    monkeypatch.setattr(beam, "AT_ONCE", 3 * problem.latent.numel() * problem.latent.element_size())
+    monkeypatch.setattr(stepwise, "AT_ONCE", 3 * problem.latent.numel() * problem.latent.element_size())
     parts = planner.plan(problem, start, seeded(0))
     assert len(problem.rows) - calls > calls
     assert parts.evaluations == whole.evaluations

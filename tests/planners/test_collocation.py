@@ -7,7 +7,7 @@ from test_gradient import LinearWorld, squared
 
 from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.terms import ActionEffort, GoalDistance
-from jepaplan.planners import collocation
+from jepaplan.planners import stepwise
 from jepaplan.planners.collocation import Collocation
 from jepaplan.planners.descent import SGD, Descent
 from jepaplan.planners.gradient import GradientDescent
@@ -133,7 +133,7 @@ def test_starts_do_not_know_who_is_optimised_beside_them(
     start = Plan(mean=torch.zeros(3, 4, 2, dtype=torch.float64), std=torch.ones(3, 4, 2, dtype=torch.float64))
     whole = planner.plan(problem, start, torch.Generator().manual_seed(0))
     asked = sum(problem.rows)
-    monkeypatch.setattr(collocation, "AT_ONCE", 2 * problem.latent.numel() * 3 * 8)  # two starts
+    monkeypatch.setattr(stepwise, "AT_ONCE", 2 * problem.latent.numel() * 3 * 8)  # two starts
     problem.rows.clear()
     parts = planner.plan(problem, start, torch.Generator().manual_seed(0))
     assert sum(problem.rows) == asked == parts.evaluations

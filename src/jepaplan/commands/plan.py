@@ -206,7 +206,8 @@ def aim_of(run: LoadedRun, options: Options) -> Aim:
     if options.data is not None and (options.goal is not None or options.value_alone is not None):
         raise InputError("--data is where places are learned from, and this goal has none; leave it out")
     if options.goal is not None:
-        return picture_aim(run, observe(run, options.goal, ("--goal-felt", options.goal_felt)))
+        felt = options.goal_felt or (0.0,) * felt_by(run.experiment.encoder)
+        return picture_aim(run, observe(run, options.goal, ("--goal-felt", felt)))
     if options.value_alone is not None:
         return value_alone_aim(run, options.value_alone)
     radius = options.goal_radius
@@ -234,11 +235,9 @@ def recording_of(run: LoadedRun, options: Options) -> Path:
 
 
 def observe(run: LoadedRun, picture: Path, felt: tuple[str, tuple[float, ...]]) -> Observation:
-    """What is seen, and felt where the run feels: an option and its numbers; of goals none are zeros."""
+    """What is seen, and felt where the run feels: an option and its numbers."""
     config, (option, given) = run.experiment.encoder, felt
     numbers = felt_by(config)
-    if option == "--goal-felt":
-        given = given or (0.0,) * numbers
     if len(given) != numbers:
         write = f"{option} {' '.join(['0.0'] * numbers)}" if numbers else f"no {option}"
         raise InputError(

@@ -25,9 +25,9 @@ from jepaplan.interfaces import SequenceCost, StepwiseCost
 from jepaplan.planners.plan import last, uninformed
 from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_sampling
 from jepaplan.planners.stepwise import (
-    AT_ONCE,
     NodeActions,
     as_stepwise,
+    at_once,
     cheapest,
     check_bank,
     edges_available,
@@ -131,7 +131,7 @@ class BeamSearch:
         # beyond the horizon nothing is imagined, so the last chunk may be cut
         chunks = chunks[:, :, :, : horizon - depth].flatten(1, 2)
         parents = torch.arange(nodes, device=at.device).repeat_interleave(branches).expand(problems, -1)
-        some = max(1, AT_ONCE // max(1, beam.latents[:, 0].numel() * beam.latents.element_size()))
+        some = at_once(beam.latents)
         steps = [
             expand_chunk(cost, take(beam.latents, part), chunk, take(at, part), horizon)
             for part, chunk in zip(parents.split(some, dim=1), chunks.split(some, dim=1), strict=True)

@@ -44,9 +44,9 @@ from jepaplan.planners.descent import (
 from jepaplan.planners.plan import evaluate, last, uninformed
 from jepaplan.planners.proposals import BoxBound, NormBound, Randomness, check_sampling, draw
 from jepaplan.planners.stepwise import (
-    AT_ONCE,
     Imagined,
     as_stepwise,
+    at_once,
     cheapest,
     expand,
     follow,
@@ -221,9 +221,8 @@ class Lifted:
     costs: Float[Tensor, "B S"]  # of the actions' whole rollout, when last synchronised
 
     def split(self) -> list["Lifted"]:
-        """Groups of starts whose latents fit into `AT_ONCE` bytes."""
-        each = self.latents[:, 0].numel() * self.latents.element_size()
-        parts = (one.split(max(1, AT_ONCE // max(1, each)), dim=1) for one in self.fields())
+        """Groups of starts whose latents stay in kept memory together."""
+        parts = (one.split(at_once(self.latents), dim=1) for one in self.fields())
         return [Lifted(*part) for part in zip(*parts, strict=True)]
 
     @classmethod

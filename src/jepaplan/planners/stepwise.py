@@ -27,6 +27,11 @@ AT_ONCE = 8 * 2**20  # bytes of latents; blocks above 16 MB go back to the kerne
 _AHEAD = 16  # times as much noise as is asked for
 
 
+def at_once(nodes: Float[Tensor, "B N *latent"]) -> int:
+    """How many nodes of each problem, at least one, have latents that stay in kept memory together."""
+    return max(1, AT_ONCE // max(1, nodes[:, 0].numel() * nodes.element_size()))
+
+
 def as_stepwise(cost: SequenceCost | StepwiseCost, planner: str) -> StepwiseCost:
     """The cost, if it can be asked one step at a time."""
     if isinstance(cost, StepwiseCost):

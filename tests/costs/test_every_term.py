@@ -14,6 +14,7 @@ from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.steps import AdditiveTerm
 from jepaplan.costs.streaming import BoundSum
 from jepaplan.costs.terms import ActionSmoothness, GoalDistance
+from jepaplan.interfaces import Distance
 from jepaplan.types import InputError
 
 ADDITIVE = [name for name, entry in CATALOGUE.items() if entry.additive]
@@ -143,6 +144,17 @@ def test_no_more_nodes_than_asked_are_expanded_at_once():
     assert sum(bound.world_model.rows) == 20
 
 
+def counting() -> tuple[Distance, list[int]]:
+    """A distance, and how many rows it was asked about in each call."""
+    asked: list[int] = []
+
+    def distance(latent: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+        asked.append(latent.shape[:2].numel())
+        return euclidean(latent, goal)
+
+    return distance, asked
+
+
 @pytest.mark.parametrize(
     "over, rows, expected",
     [
@@ -156,12 +168,7 @@ def test_no_more_nodes_than_asked_are_expanded_at_once():
 def test_a_distance_is_asked_about_as_many_steps_at_once_as_a_chunk_has_room_for(
     over: Literal["sum", "minimum", "terminal"], rows: int | None, expected: list[int]
 ):
-    asked: list[int] = []
-
-    def distance(latent: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-        asked.append(latent.shape[:2].numel())
-        return euclidean(latent, goal)
-
+    distance, asked = counting()
     latent, goal, actions = problem(14, 2, 3, 5)
     cost = WeightedSum({"goal": (1.0, GoalDistance(distance=distance, over=over))}, chunk_rows=rows)
     cost.bind(Bending(), latent, goal)(actions)
@@ -169,12 +176,7 @@ def test_a_distance_is_asked_about_as_many_steps_at_once_as_a_chunk_has_room_for
 
 
 def test_of_wide_latents_few_are_held(monkeypatch: pytest.MonkeyPatch):
-    asked: list[int] = []
-
-    def distance(latent: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-        asked.append(latent.shape[:2].numel())
-        return euclidean(latent, goal)
-
+    distance, asked = counting()
     monkeypatch.setattr(streaming, "PATH_BYTES", 13 * 6 * 4)  # thirteen latents of six numbers
     latent, goal, actions = problem(14, 2, 3, 5)
     WeightedSum({"goal": (1.0, GoalDistance(distance=distance))}).bind(Bending(), latent, goal)(actions)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from linear_quadratic import planar
 
+from jepaplan.planners import tree_threads
 from jepaplan.planners.stepwise import NodeActions, gumbel
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import PUCT, GumbelHalving
@@ -212,6 +213,37 @@ def test_a_search_owes_nothing_to_the_memory_of_the_one_before(bank: torch.Tenso
     # a copy takes none of it along, and as a setting the planner is what it was
     assert deepcopy(used) == used == replace(used)
     assert not deepcopy(used)._left[0]._kept
+
+
+@pytest.mark.parametrize("rule", [PUCT(), GumbelHalving()])
+@pytest.mark.parametrize("bank", [None, COMPASS])
+def test_threads_share_out_the_trees_and_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, rule: PUCT | GumbelHalving, bank: torch.Tensor | None
+):
+    monkeypatch.setattr(tree_threads, "_PATHS", 8)
+    found = []
+    for threads in (1, 3):
+        planner = TreeSearch(simulations=90, leaves=4, rule=rule, bank=bank)
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(planner.plan(planar(7), blank(7, 4, 2), seeded(1)))
+    assert torch.equal(found[0].candidates, found[1].candidates)
+    assert torch.equal(found[0].costs, found[1].costs)
+
+
+def test_what_fails_in_a_thread_is_heard_of(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    parts = []
+
+    def work(first: int, end: int) -> None:
+        parts.append((first, end))
+        if first > 0:
+            raise ValueError("in the second run of trees")
+
+    with pytest.raises(ValueError, match="second run"):
+        tree_threads.share_trees(work, 3, 3000)
+    assert sorted(parts) == [(0, 1), (1, 3)]
+    tree_threads.share_trees(work, 3, 1000)  # too few to wake anybody
+    assert parts[2:] == [(0, 3)]
 
 
 def test_more_simulations_come_nearer_to_the_optimum():

@@ -97,7 +97,7 @@ class Scale(NamedTuple):
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # a test run wraps every function in checks of its types, which cannot be compiled
-    return numba.njit(cache=True, error_model="numpy")(inspect.unwrap(function))
+    return numba.njit(cache=True, error_model="numpy", nogil=True)(inspect.unwrap(function))
 
 
 def _asking(typing: Any, address: Any) -> Any:
@@ -270,8 +270,13 @@ def descend(
     possible: Int[np.ndarray, " B"],
     turn: Turn,
     choice: Choice,
+    first: int,
+    end: int,
 ) -> None:
-    """Fill `paths` with ways to edges that nobody took, of each tree's leaves the first `possible`."""
+    """Fill `paths` with ways to edges that nobody took, of each tree's leaves the first `possible`.
+
+    Of trees number `first` up to `end`: nothing else is read or written, so threads may share them out.
+    """
     # an array is counted whenever it is taken out of a tuple: once is enough
     edges, logits, allowance, rates = tables.edges, tables.logits, turn.allowance, turn.rates
     considered, noise = turn.considered, turn.noise
@@ -284,7 +289,7 @@ def descend(
     under_way, visits, spans = np.empty((3, problems), np.int64)
     for number in range(leaves):
         going = 0
-        for problem in range(problems):
+        for problem in range(first, end):
             leaf, root = problem * leaves + number, problem * size
             nodes[leaf, 0], slots[leaf, 0], depths[leaf] = root, 0, 0
             if number < possible[problem]:
@@ -312,9 +317,9 @@ def descend(
                         edges, logits, node, considered, noise, problem, scale, choice
                     )
                 else:
-                    first = edges[nodes[leaf, depth - 1], slots[leaf, depth - 1]].first
+                    estimate = edges[nodes[leaf, depth - 1], slots[leaf, depth - 1]].first
                     chosen = choose_gumbel(
-                        edges, logits, node, span, allowance[count], first, scale, choice, scores
+                        edges, logits, node, span, allowance[count], estimate, scale, choice, scores
                     )
                 if depth > 0 and chosen >= span:
                     begin(edges, node, span, chosen + 1)
@@ -344,16 +349,21 @@ def settle(
     values: Float[np.ndarray, " I"],
     final: Bool[np.ndarray, " I"],
     leaves: int,
+    first: int,
+    end: int,
 ) -> None:
-    """Hang new `nodes`, so many on each tree, where paths end, and tell every edge above what they cost."""
+    """Hang new `nodes`, so many on each tree, where paths end, and tell every edge above what they cost.
+
+    On trees number `first` up to `end`, and of no other.
+    """
     edges, branches = tables.edges, tables.edges.shape[1]
     along, slots, before, depths = paths.nodes, paths.slots, paths.before, paths.depth
-    for start in range(0, len(nodes), leaves):
+    for start in range(first * leaves, end * leaves, leaves):
         for leaf in range(start + leaves - 1, start - 1, -1):
             for depth in range(depths[leaf] - 1, -1, -1):
                 edges[along[leaf, depth], slots[leaf, depth]].total = before[leaf, depth]
             # the next tree's, by the time its turn comes
-            ahead = min(leaf + leaves, len(nodes) - 1)
+            ahead = min(leaf + leaves, end * leaves - 1)
             for depth in range(depths[ahead]):
                 _fetch(edges, along[ahead, depth], 0, slots[ahead, depth] + 1)
         for leaf in range(start, start + leaves):

@@ -23,6 +23,7 @@ new. A tree lies in a `Memory` that outlives it: fresh memory costs a large tree
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from torch import Tensor
 
 from jepaplan.planners.stepwise import Hand
 from jepaplan.planners.tree_loops import Choice, Paths, Tables, Turn, begin, descend, edge_of, settle
+from jepaplan.planners.tree_threads import share_trees
 
 
 @dataclass
@@ -141,7 +143,7 @@ class Tree:
             before=np.empty((count, longest), self.paid.dtype),
             depth=np.empty(count, np.int64),
         )
-        descend(self.tables, paths, possible, turn, choice)
+        share_trees(partial(descend, self.tables, paths, possible, turn, choice), len(possible), count)
         return paths
 
     def grow(self, paths: Paths, found: "Found") -> None:
@@ -154,7 +156,8 @@ class Tree:
         self.size += leaves
         self.paid[nodes] = found.paid
         self._deal(nodes, new, found.hand)
-        settle(self.tables, paths, nodes, found.value, found.final, leaves)
+        hang = partial(settle, self.tables, paths, nodes, found.value, found.final, leaves)
+        share_trees(hang, problems, len(nodes))
         known = np.where((paths.depth > 0) & np.isfinite(found.value), found.value, np.nan)
         known = known.reshape(problems, -1)
         self.low = np.fmin(self.low, np.fmin.reduce(known, axis=1))

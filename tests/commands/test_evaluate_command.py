@@ -12,7 +12,8 @@ from rich.console import Console
 
 from jepaplan.cli import main
 from jepaplan.commands import console
-from jepaplan.commands.evaluate import PLANNERS, Options, changed, same_kind
+from jepaplan.commands.evaluate import Options
+from jepaplan.commands.search_options import PLANNERS, changed, same_kind
 from jepaplan.envs.worlds import find_world
 from jepaplan.evaluation.results import markdown_table, read_rows
 from jepaplan.evaluation.tasks import load_instances

@@ -230,6 +230,52 @@ def test_plans_to_a_place_cost_what_the_probe_reads_along_them(tiny_run, picture
 
 
 @pytest.mark.usefixtures("quick_probe")
+def test_what_is_avoided_costs_what_the_probe_reads_inside(tiny_run, pictures, capsys):
+    """Who stays outside pays for the distance alone; who does not pays at least for the deepest step."""
+    run = load_run(tiny_run)
+    probe, model = fit_state_probe(run, open_episodes(tiny_run / "data.h5")), run.system.world_model
+    start = model.encode(WallWorld(WALL_BIG).observe(load_instances("WallBig-demo").subset(1).starts).frames)
+    place = probe.read(start)[0].tolist()
+    common = ("--goal-state", "20", "30", "--planner", "shooting", "--samples", "40", "--cost", "terminal")
+    plain = said_to(tiny_run, pictures, capsys, *common, "--candidates", "40")
+    assert {candidate["clearance"] for candidate in plain["candidates"]} == {None}
+    discs = [[place[0] + 1, place[1], 1.5], [place[0], place[1] - 2, 1.0]]
+    options = [word for disc in discs for word in ("--avoid", *(f"{number}" for number in disc))]
+    found = said_to(
+        tiny_run, pictures, capsys, *common, "--candidates", "40", *options, "--avoid-weight", "3"
+    )
+    costs = [candidate["cost"] for candidate in found["candidates"]]
+    assert costs == sorted(costs)
+    for candidate in found["candidates"]:
+        if candidate["clearance"] >= 0:
+            assert candidate["cost"] == pytest.approx(candidate["distance_at_end"], rel=1e-4)
+        else:
+            assert candidate["cost"] >= candidate["distance_at_end"] + 3 * candidate["clearance"] ** 2 - 1e-3
+    assert any(candidate["clearance"] < 0 for candidate in found["candidates"])
+    assert found["probe"]["unit"] == "pixels"
+    # a picture is pursued by the learned distance as before
+    assert main(arguments(tiny_run, pictures, "--avoid", "20", "30", "5", "--candidates", "2")) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "distances are in steps, as the learned distance counts them" in shown
+    assert "clearance" in shown
+    assert "places are read by a probe" in shown
+
+
+def test_a_plan_can_be_searched_for_in_other_ways(tiny_run, pictures, capsys):
+    """The options of `evaluate`."""
+    assert main(arguments(tiny_run, pictures, "--json", "--planner", "cem", "--samples", "10")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["considered"] == 10
+    assert main(arguments(tiny_run, pictures, "--json", "--effort", "1", "--cost", "terminal")) == 0
+    paid = json.loads(capsys.readouterr().out)["candidates"]
+    # the plan to start from does nothing, which is no effort
+    assert all(candidate["cost"] >= candidate["distance_at_end"] for candidate in paid)
+    assert any(candidate["cost"] > candidate["distance_at_end"] + 0.01 for candidate in paid)
+    assert main(arguments(tiny_run, pictures, "--value", "paths")) == 2
+    assert "there is no value head 'paths'" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.usefixtures("quick_probe")
 def test_people_read_what_distances_are_measured_in(tiny_run, pictures, capsys):
     assert main(arguments(tiny_run, pictures)) == 0
     assert "distances are in steps, as the learned distance counts them" in capsys.readouterr().out
@@ -256,6 +302,7 @@ def test_goals_that_are_none_are_refused_in_words(tiny_run, pictures, capsys):
     assert "got --goal GOAL.png and --goal-state X Y" in refused(*picture, "--goal-state", "20", "30")
     assert "--goal-felt belongs to --goal" in refused("--goal-state", "20", "30", "--goal-felt", "0.0")
     assert "--data is where places are learned from" in refused(*picture, "--data", "some.h5")
+    assert "--avoid-weight belongs to --avoid" in refused(*picture, "--avoid-weight", "3")
     assert "a ball has a centre and a radius" in refused("--goal-centre", "20", "30")
     assert "a ball has a centre and a radius" in refused("--goal-radius", "3")
     assert "a box has two corners" in refused("--goal-low", "20", "30")
@@ -275,6 +322,12 @@ def test_places_that_are_none_are_refused_in_words(tiny_run, pictures, capsys):
     assert "--goal-radius is a length" in refused("--goal-centre", "20", "30", "--goal-radius", "-3")
     assert "where nothing was recorded" in refused("--goal-state", "200", "30")
     assert "where nothing was recorded" in refused("--goal-centre", "-9", "30", "--goal-radius", "3")
+    here = ("--goal-state", "20", "30")
+    assert "--avoid takes 3 numbers, X Y and a positive radius" in refused(*here, "--avoid", "20", "30")
+    assert "got [20.0, 30.0, -1.0]" in refused(*here, "--avoid", "20", "30", "-1")
+    assert "--avoid-weight is a positive number" in refused(
+        *here, "--avoid", "20", "30", "2", "--avoid-weight", "0"
+    )
     assert "a box needs low <= high" in refused("--goal-low", "20", "30", "--goal-high", "10", "40")
 
 

@@ -11,7 +11,7 @@ from toy_worlds import Bending, euclidean, problem, seeded
 from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.distances import ReachabilityGate, TokenMean, mean_square
 from jepaplan.costs.ensemble import LatentDisagreement, ValueDisagreement
-from jepaplan.costs.obstacles import CollisionProbability, ObstacleClearance
+from jepaplan.costs.obstacles import BallsClearance, CollisionProbability, ObstacleClearance
 from jepaplan.costs.probes import BallDistance, BoxDistance, StateDistance
 from jepaplan.costs.regions import Ball, Box, outside_ball, outside_box
 from jepaplan.costs.steps import Term
@@ -222,3 +222,11 @@ def test_gradients_are_finite_inside_and_at_the_centre():
 def test_what_does_not_fit_is_explained(wrong: object, message: str):
     with pytest.raises(InputError, match=message):
         wrong()
+
+
+def test_clearance_from_balls_is_that_of_the_nearest():
+    clearance = BallsClearance(
+        lambda z: z[..., :2], torch.tensor([[0.0, 0], [10, 0]]), torch.tensor([1.0, 3])
+    )
+    latents = torch.tensor([[[0.0, 0, 9], [5, 0, 9], [0, 4, 9], [9, 0, 9]]])
+    torch.testing.assert_close(clearance(latents), torch.tensor([[-1.0, 2, 3, -2]]))

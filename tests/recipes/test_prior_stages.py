@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from jepaplan.commands.evaluate import Options, changed
+from jepaplan.commands.evaluate import Options
+from jepaplan.commands.search_options import changed
 from jepaplan.control.receding_horizon import RecedingHorizon
 from jepaplan.data.episodes import Episodes
 from jepaplan.data.goals import GoalMixture

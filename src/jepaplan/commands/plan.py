@@ -1,6 +1,6 @@
 """`jepaplan plan RUN --start START.png --goal GOAL.png`: ranked candidates for one decision, ties named.
 
-The goal may be a place, a box or a ball instead, or what a value without goals says.
+The goal may be a place, a box or a ball instead, or what a value without goals says; places can be avoided.
 """
 
 import json
@@ -15,21 +15,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepaplan.commands.console import RESULTS, table
+from jepaplan.commands.search_options import SearchOptions, changed
 from jepaplan.control.goals import Standing
 from jepaplan.control.receding_horizon import RecedingHorizon
 from jepaplan.control.record import Decision
 from jepaplan.costs.steps import StepDistance
 from jepaplan.data.episodes import open_episodes
 from jepaplan.data.frames import picture_to_frame
-from jepaplan.recipes.aims import Aim, ball_aim, box_aim, picture_aim, place_aim, value_alone_aim
+from jepaplan.recipes.aims import Aim, avoiding, ball_aim, box_aim, picture_aim, place_aim, value_alone_aim
 from jepaplan.recipes.run import LoadedRun, find_recording, load_run
-from jepaplan.recipes.state_probe import fit_state_probe
+from jepaplan.recipes.state_probe import StateProbe, fit_state_probe
 from jepaplan.recipes.system import build_controller, felt_by, samples_of
 from jepaplan.types import InputError, Observation, SeedTree
 
+AVOID_WEIGHT = 10.0
+
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(SearchOptions):
     """A run, a picture in the format that `jepaplan inspect --frames` writes, and one goal."""
 
     run: tyro.conf.Positional[Path]
@@ -51,6 +54,11 @@ class Options:
     """The radius."""
     value_alone: str | None = None
     """Or what a value head that knows no goals says: the stage that trained it."""
+    avoid: tyro.conf.UseAppendAction[tuple[tuple[float, ...], ...]] = ()
+    """Keep out of a disc: X Y RADIUS, read by the same probe; as often as there are discs. Looked at where
+    imagined steps end, not between."""
+    avoid_weight: float | None = None
+    """What each imagined step inside costs, for every pixel of depth squared; without it, 10."""
     data: Path | None = None
     """The recording with states for the probe; without it, the one inside the run."""
     felt: tuple[float, ...] = ()
@@ -73,7 +81,7 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, prog="jepaplan plan", description=__doc__, args=arguments)
     if options.candidates < 1:
         raise InputError(f"--candidates is how many to show, at least 1; got {options.candidates}")
-    run = load_run(options.run)
+    run = changed(load_run(options.run), options)
     found = decide(run, options)
     if options.json:
         sys.stdout.write(json.dumps(found) + "\n")
@@ -83,11 +91,13 @@ def main(arguments: list[str]) -> int:
             f"{rank}{' (tied)' if candidate['tied'] and found['tied'] > 1 else ''}",
             f"{candidate['cost']:.3f}",
             _in_words(candidate["distance_at_end"]),
+            *([] if candidate["clearance"] is None else [f"{candidate['clearance']:.2f}"]),
             ", ".join(f"{number:+.2f}" for number in candidate["first_action"]),
         ]
         for rank, candidate in enumerate(found["candidates"], start=1)
     ]
-    columns = ["candidate", "cost", "distance at its end", "first action"]
+    clearance = ["clearance"] if options.avoid else []
+    columns = ["candidate", "cost", "distance at its end", *clearance, "first action"]
     RESULTS.print(table(f"candidates of {found['considered']}, cheapest first", columns, rows))
     RESULTS.print(
         f"distance from start to goal: {_in_words(found['distance'])}; {ties_in_words(found['tied'])} "
@@ -141,11 +151,14 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
     latent, distance = model.encode(start.frames, start.proprioception), aim.distance
     now: float | None = None
     at_end: list[float | None] = [None] * decision.costs.shape[1]
+    clearance: list[float | None] = [None] * decision.costs.shape[1]
+    looked_at = max(options.candidates, RecedingHorizon.kept_candidates)
+    paths = model.rollout(latent, decision.candidates[:, :looked_at])
     if not isinstance(distance, StepDistance):  # a value of actions says nothing about a latent alone
-        looked_at = max(options.candidates, RecedingHorizon.kept_candidates)
-        ends = model.rollout(latent, decision.candidates[:, :looked_at])[:, :, -1]
         wanted, _ = aim.goal.encode(model).current(latent, Standing.begin(1), 0)
-        now, at_end = float(distance(latent, wanted)), distance(ends, wanted[:, None])[0].tolist()
+        now, at_end = float(distance(latent, wanted)), distance(paths[:, :, -1], wanted[:, None])[0].tolist()
+    if aim.avoided is not None:  # from the first step on: where a path begins is no choice
+        clearance = aim.avoided.clearance(paths[:, :, 1:]).amin(dim=-1)[0].tolist()
     return {
         "distance": now,
         "unit": aim.unit,
@@ -161,6 +174,7 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
             {
                 "cost": float(decision.costs[0, rank]),
                 "distance_at_end": at_end[rank],
+                "clearance": clearance[rank],
                 "tied": bool(decision.tied[0, rank]),
                 "first_action": first_action(run, decision, rank),
             }
@@ -175,7 +189,12 @@ def act(
     """What to do at `start`, and what was considered."""
     prior = run.system.action_prior(aim.experiment.control)
     controller = build_controller(
-        aim.experiment, run.system.world_model, aim.distance, milliseconds=options.budget_ms, prior=prior
+        aim.experiment,
+        run.system.world_model,
+        aim.distance,
+        milliseconds=options.budget_ms,
+        prior=prior,
+        also=aim.also,
     )
     # how many there will be is known beforehand only of a search that takes its time
     considered = 0 if options.budget_ms is None else samples_of(run.experiment.planner) or 0
@@ -203,24 +222,41 @@ def aim_of(run: LoadedRun, options: Options) -> Aim:
         )
     if options.goal_felt and options.goal is None:
         raise InputError("--goal-felt belongs to --goal, a picture; leave it out")
-    if options.data is not None and (options.goal is not None or options.value_alone is not None):
-        raise InputError("--data is where places are learned from, and this goal has none; leave it out")
-    if options.goal is not None:
-        felt = options.goal_felt or (0.0,) * felt_by(run.experiment.encoder)
-        return picture_aim(run, observe(run, options.goal, ("--goal-felt", felt)))
-    if options.value_alone is not None:
-        return value_alone_aim(run, options.value_alone)
-    radius = options.goal_radius
-    if said == [ball] and (radius is None or not options.goal_centre):
+    if options.avoid_weight is not None and not options.avoid:
+        raise InputError("--avoid-weight belongs to --avoid X Y RADIUS; write both, or leave it out")
+    placed = options.goal is None and options.value_alone is None
+    if options.data is not None and not (placed or options.avoid):
+        raise InputError("--data is where places are learned from, and this plan has none; leave it out")
+    if said == [ball] and (options.goal_radius is None or not options.goal_centre):
         raise InputError(f"a ball has a centre and a radius; write {ball}")
     if said == [box] and not (options.goal_low and options.goal_high):
         raise InputError(f"a box has two corners; write {box}")
+    if not placed and not options.avoid:
+        return unplaced_aim(run, options)
     probe = fit_state_probe(run, open_episodes(recording_of(run, options)))
+    aim = placed_aim(run, probe, options) if placed else unplaced_aim(run, options)
+    if not options.avoid:
+        return aim
+    weight = AVOID_WEIGHT if options.avoid_weight is None else options.avoid_weight
+    return avoiding(aim, probe, options.avoid, weight)
+
+
+def unplaced_aim(run: LoadedRun, options: Options) -> Aim:
+    """A picture, or what a value says."""
+    if options.value_alone is not None:
+        return value_alone_aim(run, options.value_alone)
+    assert options.goal is not None
+    felt = options.goal_felt or (0.0,) * felt_by(run.experiment.encoder)
+    return picture_aim(run, observe(run, options.goal, ("--goal-felt", felt)))
+
+
+def placed_aim(run: LoadedRun, probe: StateProbe, options: Options) -> Aim:
+    """A place, a box or a ball."""
     if options.goal_state:
         return place_aim(run, probe, options.goal_state)
-    if radius is None:
+    if options.goal_radius is None:
         return box_aim(run, probe, options.goal_low, options.goal_high)
-    return ball_aim(run, probe, options.goal_centre, radius)
+    return ball_aim(run, probe, options.goal_centre, options.goal_radius)
 
 
 def recording_of(run: LoadedRun, options: Options) -> Path:

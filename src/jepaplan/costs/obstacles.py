@@ -6,13 +6,15 @@
     max(0, margin - clearance(z_k))^2    ObstacleClearance     signed clearance: negative inside an obstacle
     probability(z_k)                     CollisionProbability  the sum bounds the chance of any collision
 
-All are differentiable and zero where nothing is wrong (the last as far as its probe says zero), so they leave
-costs of good plans as they are. They are proxies: what a probe does not see is not avoided.
+`BallsClearance` is the clearance from balls in a probed state. All are differentiable and zero where nothing
+is wrong (`CollisionProbability` as far as its probe says zero), so costs of good plans stay as they are. They
+are proxies: what a probe does not see is not avoided.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -61,6 +63,20 @@ class ObstacleClearance(Additive):
         """The squared shortfall after this step."""
         clearance = _one_number("clearance", self.clearance(step.latent), step)
         return (self.margin - clearance).relu().square()
+
+
+@dataclass(frozen=True)
+class BallsClearance:
+    """A `Probe` of one number: how far the probed state is from the nearest of n balls, negative inside."""
+
+    probe: Probe  # latent to W numbers
+    centres: Float[Tensor, "n W"]
+    radii: Float[Tensor, " n"]
+
+    def __call__(self, latent: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Signed distance from the surface of the nearest ball."""
+        apart = self.probe(latent)[..., None, :] - self.centres
+        return (torch.linalg.vector_norm(apart, dim=-1) - self.radii).amin(dim=-1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,9 @@ def spread(numbers: Sequence[float], digits: int = 2) -> str:
 
 def hardware() -> str:
     """Cores and processor family; nothing that names the machine."""
-    return f"{os.cpu_count()} cores, {processor_family()}; one core used"
+    threads = torch.get_num_threads()
+    used = "one core" if threads == 1 else f"{threads} cores"
+    return f"{os.cpu_count()} cores, {processor_family()}; {used} used"
 
 
 def commit() -> str:

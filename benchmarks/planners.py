@@ -274,6 +274,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--blink", type=float, default=0.1, help="seconds that one measurement takes, at least"
     )
+    parser.add_argument("--threads", type=int, default=1, help="of torch, and of tree search with them")
     parser.add_argument("--out", type=Path, help="also write the tables to this Markdown file")
     return parser.parse_args()
 
@@ -281,7 +282,7 @@ def arguments() -> argparse.Namespace:
 @torch.no_grad()
 def main() -> None:
     options = arguments()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     lines = [
         "# What a replan costs beyond the model",
         "",

@@ -118,12 +118,10 @@ _prefetch: Any = intrinsic(_asking)
 
 
 @_compiled
-def _fetch(edges: Any, node: int, first: int, end: int) -> None:
-    """Ask for edges of a node that will be looked at soon."""
-    width = edges.itemsize
-    start = edges.ctypes.data + node * edges.shape[1] * width
-    for line in range(first * width, end * width, _LINE):
-        _prefetch(start + line)
+def _fetch(start: int, width: int, first: int, end: int) -> None:
+    """Ask for edges of a node that will be looked at soon: `width` bytes each, from address `start` on."""
+    for line in range(start + first * width, start + end * width, _LINE):
+        _prefetch(line)
 
 
 @_compiled
@@ -284,6 +282,8 @@ def descend(
     high: Any = turn.high
     per_spread: Any = turn.per_spread
     problems, branches = len(possible), edges.shape[1]
+    # so is one whose address is asked for
+    address, width = edges.ctypes.data, edges.itemsize
     leaves, size = len(depths) // problems, len(edges) // problems
     scores = np.empty(branches, before.dtype)
     under_way, visits, spans = np.empty((3, problems), np.int64)
@@ -337,7 +337,7 @@ def descend(
                 if edge.child != 0:
                     nodes[leaf, depth + 1], under_way[going] = edge.child, problem
                     going += 1
-                    _fetch(edges, edge.child, 0, edge.span + 1)
+                    _fetch(address + edge.child * branches * width, width, 0, edge.span + 1)
             depth += 1
 
 
@@ -357,6 +357,7 @@ def settle(
     On trees number `first` up to `end`, and of no other.
     """
     edges, branches = tables.edges, tables.edges.shape[1]
+    address, width = edges.ctypes.data, edges.itemsize
     along, slots, before, depths = paths.nodes, paths.slots, paths.before, paths.depth
     for start in range(first * leaves, end * leaves, leaves):
         for leaf in range(start + leaves - 1, start - 1, -1):
@@ -365,7 +366,7 @@ def settle(
             # the next tree's, by the time its turn comes
             ahead = min(leaf + leaves, end * leaves - 1)
             for depth in range(depths[ahead]):
-                _fetch(edges, along[ahead, depth], 0, slots[ahead, depth] + 1)
+                _fetch(address + along[ahead, depth] * branches * width, width, 0, slots[ahead, depth] + 1)
         for leaf in range(start, start + leaves):
             least, changed = values[leaf], True
             for depth in range(depths[leaf] - 1, -1, -1):

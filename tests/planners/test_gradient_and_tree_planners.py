@@ -164,3 +164,32 @@ def test_float32_stays_float32(planner: Planner):
     start = Plan(mean=blank(3, 4).mean.float(), std=blank(3, 4).std.float())
     found = planner.plan(planar(3, dtype=torch.float32), start, seeded(0))
     assert found.plan.mean.dtype == found.costs.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "planner, gap",
+    [
+        (BeamSearch(width=8, branches=16), 0.02),
+        (TreeSearch(simulations=300), 0.002),
+        (TreeSearch(simulations=300, backup="least"), 0.002),
+        (TreeSearch(simulations=600, rule=GumbelHalving(noise_scale=0.0)), 0.002),
+    ],
+    ids=["beam", "puct", "puct-least", "gumbel"],
+)
+def test_searches_that_sample_actions_end_at_the_riccati_optimum(
+    planner: BeamSearch | TreeSearch, gap: float
+):
+    """Asked again around what they answered, with actions ever closer to it, on paths seen to their end."""
+    problem, noise = planar(12), seeded(0)
+    least, _ = problem.optimum(2)
+    start = blank(12, 2)
+    start = replace(start, std=3 * start.std)
+    first = None
+    for _ in range(16):
+        found = planner.plan(problem, start, noise)
+        reached = problem(found.plan.mean[:, None])[:, 0]
+        first = reached if first is None else first
+        start = Plan(found.plan.mean, 0.7 * start.std)
+    assert first is not None
+    assert (first > 1.05 * least).any()
+    assert ((reached >= least * (1 - 1e-9)) & (reached <= (1 + gap) * least)).all()

@@ -303,6 +303,7 @@ def test_goals_that_are_none_are_refused_in_words(tiny_run, pictures, capsys):
     assert "--goal-felt belongs to --goal" in refused("--goal-state", "20", "30", "--goal-felt", "0.0")
     assert "--data is where places are learned from" in refused(*picture, "--data", "some.h5")
     assert "--avoid-weight belongs to --avoid" in refused(*picture, "--avoid-weight", "3")
+    assert "--value none counts the steps to a picture" in refused("--value-alone", "a", "--value", "none")
     assert "a ball has a centre and a radius" in refused("--goal-centre", "20", "30")
     assert "a ball has a centre and a radius" in refused("--goal-radius", "3")
     assert "a box has two corners" in refused("--goal-low", "20", "30")
@@ -324,6 +325,7 @@ def test_places_that_are_none_are_refused_in_words(tiny_run, pictures, capsys):
     assert "where nothing was recorded" in refused("--goal-centre", "-9", "30", "--goal-radius", "3")
     here = ("--goal-state", "20", "30")
     assert "--avoid takes 3 numbers, X Y and a positive radius" in refused(*here, "--avoid", "20", "30")
+    assert "got [20.0, nan, 2.0]" in refused(*here, "--avoid", "20", "nan", "2")
     assert "got [20.0, 30.0, -1.0]" in refused(*here, "--avoid", "20", "30", "-1")
     assert "--avoid-weight is a positive number" in refused(
         *here, "--avoid", "20", "30", "2", "--avoid-weight", "0"

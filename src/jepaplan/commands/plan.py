@@ -227,6 +227,11 @@ def aim_of(run: LoadedRun, options: Options) -> Aim:
     placed = options.goal is None and options.value_alone is None
     if options.data is not None and not (placed or options.avoid):
         raise InputError("--data is where places are learned from, and this plan has none; leave it out")
+    if options.value is not None and options.goal is None:
+        raise InputError(
+            f"--value {options.value} counts the steps to a picture, and this goal is none; leave it out, or "
+            "write --goal GOAL.png"
+        )
     if said == [ball] and (options.goal_radius is None or not options.goal_centre):
         raise InputError(f"a ball has a centre and a radius; write {ball}")
     if said == [box] and not (options.goal_low and options.goal_high):

@@ -55,7 +55,11 @@ class Aim:
 
 def avoiding(aim: Aim, probe: StateProbe, balls: Sequence[tuple[float, ...]], weight: float) -> Aim:
     """The same, keeping out of balls: their centres, and last their radii."""
-    wrong = [ball for ball in balls if len(ball) != probe.width + 1 or not 0 < ball[-1] < math.inf]
+    wrong = [
+        ball
+        for ball in balls
+        if len(ball) != probe.width + 1 or not all(map(math.isfinite, ball)) or ball[-1] <= 0
+    ]
     if wrong:
         places = " ".join("XYZ") if probe.width == 3 else " ".join("XY") if probe.width == 2 else "PLACE"
         raise InputError(

@@ -324,7 +324,7 @@ def test_places_that_are_none_are_refused_in_words(tiny_run, pictures, capsys):
     assert "where nothing was recorded" in refused("--goal-state", "200", "30")
     assert "where nothing was recorded" in refused("--goal-centre", "-9", "30", "--goal-radius", "3")
     here = ("--goal-state", "20", "30")
-    assert "--avoid takes 3 numbers, X Y and a positive radius" in refused(*here, "--avoid", "20", "30")
+    assert "--avoid takes 3 numbers, a place and a positive radius" in refused(*here, "--avoid", "20", "30")
     assert "got [20.0, nan, 2.0]" in refused(*here, "--avoid", "20", "nan", "2")
     assert "got [20.0, 30.0, -1.0]" in refused(*here, "--avoid", "20", "30", "-1")
     assert "--avoid-weight is a positive number" in refused(

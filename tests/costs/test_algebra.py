@@ -1,8 +1,5 @@
 """Costs form a vector space whose coordinates are the shares of a breakdown."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -133,22 +130,3 @@ def test_a_constant_counts_once_however_a_path_is_paid():
     torch.testing.assert_close(step.step_cost, 2 * ACTIONS[:, :, 0].square().sum(dim=-1))
     assert (step.to_go == 5).all()
     assert isinstance((EFFORT + 5.0).terms["constant"][1], Constant)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory")
-def test_memory_of_one_step_is_there_for_the_next():
-    """Blocks of 24 MB, 240 MB in all, as a gradient through several steps holds them; in a fresh process."""
-    script = (
-        "import resource, torch\n"
-        "from jepaplan.costs.streaming import keep_freed_memory\n"
-        "keep_freed_memory()\n"
-        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "for step in range(3):\n"
-        "    before = faults()\n"
-        "    held = [torch.ones(6 * 2**20) for _ in range(10)]\n"
-        "    del held\n"
-        "print(faults() - before)"
-    )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    # 61,440 pages, were they fresh; large pages would be fewer
-    assert int(found.stdout) < 100

@@ -157,8 +157,8 @@ def decide(run: LoadedRun, options: Options) -> dict[str, Any]:
     if not isinstance(distance, StepDistance):  # a value of actions says nothing about a latent alone
         wanted, _ = aim.goal.encode(model).current(latent, Standing.begin(1), 0)
         now, at_end = float(distance(latent, wanted)), distance(paths[:, :, -1], wanted[:, None])[0].tolist()
-    if aim.avoided is not None:  # from the first step on: where a path begins is no choice
-        clearance = aim.avoided.clearance(paths[:, :, 1:]).amin(dim=-1)[0].tolist()
+    if aim.clearance is not None:  # from the first step on: where a path begins is no choice
+        clearance = aim.clearance(paths[:, :, 1:]).amin(dim=-1)[0].tolist()
     return {
         "distance": now,
         "unit": aim.unit,

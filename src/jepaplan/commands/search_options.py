@@ -86,7 +86,7 @@ class SearchOptions:
     """Standard deviations below the mean, for --reading lower_confidence; without it, the recipe's."""
     precision: Precision | None = None
     """Of imagination while planning; without it, the recipe's. int8: the predictor's products are those of
-    8-bit integers, with --device cpu on processors that have instructions for them (VNNI)."""
+    8-bit integers, on a processor (not an accelerator) that has instructions for them (VNNI)."""
     prior: str | None = None
     """The stage of the run whose action prior leads the search, such as action_prior; none: nothing leads it.
     Without it, the recipe's."""

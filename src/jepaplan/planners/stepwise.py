@@ -23,7 +23,7 @@ from jepaplan.interfaces import Bounds, SequenceCost, StepwiseCost
 from jepaplan.planners.proposals import Randomness, deal, fill_normal
 from jepaplan.types import Expansion, InputError, Plan
 
-AT_ONCE = 8 * 2**20  # bytes of latents; blocks above 16 MB go back to the kernel whenever they are freed
+AT_ONCE = 8 * 2**20  # bytes of latents; blocks above 32 MB go back to the kernel whenever they are freed
 _AHEAD = 16  # times as much noise as is asked for
 
 

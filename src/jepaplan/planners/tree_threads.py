@@ -8,7 +8,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 
@@ -26,8 +26,9 @@ def share_trees(work: Callable[[int, int], None], trees: int, paths: int) -> Non
     try:
         work(0, ends[0])
     finally:
-        for other in others:
-            other.result()
+        wait(others)  # whatever happens, nobody writes into a tree any more
+    for other in others:
+        other.result()
 
 
 @functools.cache

@@ -11,7 +11,7 @@ plan to a place: what lies between is not seen from there.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepaplan.control.goals import GivenGoal, Goal, PictureGoal, ValueAlone, ball_goal, box_goal
-from jepaplan.costs.compose import Term
+from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.obstacles import BallsClearance, ObstacleClearance
 from jepaplan.costs.probes import BallDistance, BoxDistance, StateDistance
 from jepaplan.costs.steps import StepDistance
@@ -44,13 +44,8 @@ class Aim:
     unit: str  # of the distance, in words
     note: str = ""  # what of the run does not count for this goal; "": all does
     probe: StateProbe | None = None
-    avoided: ObstacleClearance | None = None  # what plans should keep away from
-    avoided_weight: float = 0.0
-
-    @property
-    def also(self) -> Mapping[str, tuple[float, Term]]:
-        """Terms that the run's cost does not name."""
-        return {} if self.avoided is None else {self.avoided.label: (self.avoided_weight, self.avoided)}
+    clearance: BallsClearance | None = None  # from what plans should keep away from
+    also: WeightedSum | None = None  # what is to be paid beside the run's cost
 
 
 def avoiding(aim: Aim, probe: StateProbe, balls: Sequence[tuple[float, ...]], weight: float) -> Aim:
@@ -61,16 +56,17 @@ def avoiding(aim: Aim, probe: StateProbe, balls: Sequence[tuple[float, ...]], we
         if len(ball) != probe.width + 1 or not all(map(math.isfinite, ball)) or ball[-1] <= 0
     ]
     if wrong:
-        places = " ".join("XYZ") if probe.width == 3 else " ".join("XY") if probe.width == 2 else "PLACE"
         raise InputError(
-            f"--avoid takes {probe.width + 1} numbers, {places} and a positive radius, in {probe.unit}; got "
+            f"--avoid takes {probe.width + 1} numbers, a place and a positive radius, in {probe.unit}; got "
             f"{list(wrong[0])}. Recordings lie between {_rounded(probe.low)} and {_rounded(probe.high)}"
         )
     if not 0 < weight < math.inf:
         raise InputError(f"--avoid-weight is a positive number; got {weight:g}")
     rows = torch.tensor(balls)
     clearance = BallsClearance(probe.read, rows[:, :-1], rows[:, -1])
-    return replace(aim, probe=probe, avoided=ObstacleClearance(clearance=clearance), avoided_weight=weight)
+    return replace(
+        aim, probe=probe, clearance=clearance, also=weight * ObstacleClearance(clearance=clearance)
+    )
 
 
 def picture_aim(run: LoadedRun, goal: Observation) -> Aim:

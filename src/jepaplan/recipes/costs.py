@@ -11,7 +11,7 @@ What cannot be paid is refused when it is written, before anything is trained.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -105,12 +105,9 @@ def refuse_unpayable(
 
 
 def build_cost(
-    cost: CostConfig,
-    distance: Distance | StepDistance,
-    dtype: torch.dtype | None = None,
-    also: Mapping[str, tuple[float, Term]] | None = None,
+    cost: CostConfig, distance: Distance | StepDistance, dtype: torch.dtype | None = None
 ) -> WeightedSum:
-    """The terms of `cost` around a distance, and more; `dtype` is that of imagination, None: as encoded."""
+    """The terms of `cost` around a distance; `dtype` is that of imagination, None: as encoded."""
     terms: dict[str, tuple[float, Term]] = {}
     if cost.over == "n_step":
         if isinstance(distance, StepDistance):
@@ -129,7 +126,7 @@ def build_cost(
     if cost.disagreement:
         differing = ValueDisagreement(members=members_of(distance))
         terms[differing.label] = (cost.disagreement, differing)
-    return WeightedSum(terms | dict(also or {}), dtype=dtype)
+    return WeightedSum(terms, dtype=dtype)
 
 
 def members_of(distance: Distance | StepDistance) -> ValueMembers:

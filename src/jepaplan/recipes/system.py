@@ -1,7 +1,6 @@
 """From an experiment's records to what they name: models, normalisation, planner, cost and controller."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -10,7 +9,7 @@ from torch import nn
 
 from jepaplan.control.learned_prior import GoalPrior, LearnedPrior
 from jepaplan.control.receding_horizon import RecedingHorizon
-from jepaplan.costs.compose import Term
+from jepaplan.costs.compose import WeightedSum
 from jepaplan.costs.distances import MovingDistance, mean_square
 from jepaplan.costs.steps import StepDistance
 from jepaplan.costs.value import (
@@ -289,11 +288,11 @@ def build_controller(
     episode_steps: int | None = None,
     milliseconds: float | None = None,
     prior: LearnedPrior | None = None,
-    also: Mapping[str, tuple[float, Term]] | None = None,
+    also: WeightedSum | None = None,
 ) -> RecedingHorizon:
     """The experiment's planner and cost around any world model and distance.
 
-    `also`: weighted terms that its cost does not name.
+    `also`: what is to be paid beside its cost.
     `prior` is `system.action_prior(experiment.control)`; whoever imagines in true states plans without it.
     """
     cost, control = experiment.cost, experiment.control
@@ -306,10 +305,11 @@ def build_controller(
             "write build_controller(..., prior=system.action_prior(experiment.control))"
         )
     rounded = {"fp32": lambda model: model, "bf16": in_bfloat16, "int8": in_int8}[precision]
+    paid = build_cost(cost, distance, dtype=torch.bfloat16 if precision == "bf16" else None)
     return RecedingHorizon(
         world_model=rounded(world_model),
         planner=in_time(experiment.planner, milliseconds),
-        cost=build_cost(cost, distance, torch.bfloat16 if precision == "bf16" else None, also),
+        cost=paid if also is None else paid + also,
         prior=replace(prior, bounds=experiment.planner.bounds) if learned and prior is not None else None,
         replan_every=control.replan_every,
         warm_start=control.warm_start,

@@ -170,5 +170,5 @@ def test_memory_of_one_step_is_there_for_the_next():
         "print(faults() - before)"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    # 61,440 pages, were they all fresh; memory settles within two to four steps, and one block of 6,144 may not
+    # 61,440 pages, were all fresh; memory settles within two to four steps, and a block of 6,144 may not
     assert int(found.stdout) < 61_440 / 4

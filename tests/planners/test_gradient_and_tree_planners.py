@@ -172,9 +172,10 @@ def test_float32_stays_float32(planner: Planner):
         (BeamSearch(width=8, branches=16), 0.02),
         (TreeSearch(simulations=300), 0.002),
         (TreeSearch(simulations=300, backup="least"), 0.002),
+        (TreeSearch(simulations=300, siblings=4), 0.002),
         (TreeSearch(simulations=600, rule=GumbelHalving(noise_scale=0.0)), 0.002),
     ],
-    ids=["beam", "puct", "puct-least", "gumbel"],
+    ids=["beam", "puct", "puct-least", "puct-siblings", "gumbel"],
 )
 def test_searches_that_sample_actions_end_at_the_riccati_optimum(
     planner: BeamSearch | TreeSearch, gap: float

@@ -61,11 +61,11 @@ class Bandit:
         return Expansion(latents, paid, torch.zeros_like(paid))
 
 
-@pytest.mark.parametrize("leaves", [3])
+@pytest.mark.parametrize("leaves, siblings", [(3, 1), (5, 3)])
 @pytest.mark.parametrize("backup", ["mean", "least"])
 @pytest.mark.parametrize("unfinished", ["hold", "to_go"])
 def test_with_enough_simulations_it_equals_exhaustive_search_at_depth_3(
-    leaves: int, backup: str, unfinished: str
+    leaves: int, siblings: int, backup: str, unfinished: str
 ):
     system = planar(final_weight=2.0)
     every = torch.tensor(list(itertools.product(range(4), repeat=3)))
@@ -74,6 +74,7 @@ def test_with_enough_simulations_it_equals_exhaustive_search_at_depth_3(
     planner = TreeSearch(
         simulations=100,
         leaves=leaves,
+        siblings=siblings,
         branches=4,
         backup=backup,
         unfinished=unfinished,
@@ -216,14 +217,14 @@ def test_a_search_owes_nothing_to_the_memory_of_the_one_before(bank: torch.Tenso
 
 
 @pytest.mark.parametrize("rule", [PUCT(), GumbelHalving()])
-@pytest.mark.parametrize("bank", [None, COMPASS])
+@pytest.mark.parametrize("bank, siblings", [(None, 1), (COMPASS, 1), (None, 3)])
 def test_threads_share_out_the_trees_and_change_nothing(
-    monkeypatch: pytest.MonkeyPatch, rule: PUCT | GumbelHalving, bank: torch.Tensor | None
+    monkeypatch: pytest.MonkeyPatch, rule: PUCT | GumbelHalving, bank: torch.Tensor | None, siblings: int
 ):
     monkeypatch.setattr(tree_threads, "_PATHS", 8)
     found = []
     for threads in (1, 3):
-        planner = TreeSearch(simulations=90, leaves=4, rule=rule, bank=bank)
+        planner = TreeSearch(simulations=90, leaves=4, siblings=siblings, rule=rule, bank=bank)
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         found.append(planner.plan(planar(7), blank(7, 4, 2), seeded(1)))
     assert torch.equal(found[0].candidates, found[1].candidates)
@@ -260,6 +261,7 @@ def test_more_simulations_come_nearer_to_the_optimum():
     "wrong, message",
     [
         ({"simulations": 0}, "simulations must be at least 1"),
+        ({"siblings": 0}, "siblings must be at least 1"),
         ({"widening": 0.5}, "widening is the number"),
         ({"bank": torch.full((2, 1, 2), torch.nan)}, "recorded chunks"),
     ],

@@ -19,6 +19,7 @@ from jepaplan.planners.tree_loops import (
     edge_of,
 )
 from jepaplan.planners.tree_rules import PUCT, GumbelHalving
+from jepaplan.planners.tree_statistics import RootEdges
 
 
 def test_gumbel_draws_in_proportion_to_the_prior():
@@ -121,3 +122,12 @@ def test_a_gumbel_root_takes_turns_among_those_considered():
     assert choose_at_gumbel_root(*situation) == 1
     node.edges["room"][0, 1:] = 0
     assert choose_at_gumbel_root(*situation) == 0
+
+
+def test_where_turns_are_several_visits_the_last_turn_decides_nothing():
+    """Two actions in the running, one of which has just had its turn; the other is worth more."""
+    visits, worth, room = np.array([[8.0, 5.0, 2.0]]), np.array([[0.2, 0.7, 0.9]]), np.ones((1, 3), int)
+    root, rule = RootEdges(np.zeros((1, 3)), visits, worth, 1 - worth, room), GumbelHalving()
+    situation = root, np.array([[True, True, False]]), np.zeros((1, 3))
+    assert rule.answer(*situation, 1).tolist() == [[True, False, False]]
+    assert rule.answer(*situation, 4).tolist() == [[False, True, False]]

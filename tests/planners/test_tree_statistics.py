@@ -16,7 +16,7 @@ from jepaplan.planners.tree_statistics import Found, Memory, Tree, best_paths, r
 
 def grown(values: list[tuple[int, int, float]], branches: int = 2, horizon: int = 3) -> Tree:
     """A tree of one problem, from (parent, slot, estimated cost) of each node in turn; nodes are numbered."""
-    tree = Tree.planted(torch.zeros(1, 1), torch.zeros(1, 1), branches, len(values) + 2)
+    tree = Tree.planted(torch.zeros(1, 1), torch.zeros(1, 1), branches, len(values) + 5)
     routes: list[list[int]] = [[]]
     for parent, slot, value in values:
         routes.append([*routes[parent], slot])
@@ -42,7 +42,8 @@ def sent(tree: Tree, route: list[int]) -> Paths:
     before = edges["total"][nodes, route].copy()
     edges["visits"][nodes, route] += 1
     edges["room"][nodes, route] -= 1
-    return Paths(np.array([nodes]), np.array([route]), before[None], np.array([len(route)]))
+    way = np.array([nodes]), np.array([route]), before[None], np.array([len(route)]), np.array([1])
+    return Paths(*way, parents=np.array(nodes[-1:]), taken=np.array(route[-1:]), depth=np.array([len(route)]))
 
 
 def ending(
@@ -94,6 +95,25 @@ def test_a_path_being_imagined_counts_as_the_dearest(least: bool):
     assert edges["total"].tolist() == ([14, 6] if least else [7, 13])
 
 
+def test_one_way_down_ends_in_several_leaves_and_tells_of_all_of_them():
+    """Of three siblings at most, while five leaves are asked for."""
+    tree = grown([(0, 0, 4.0), (0, 1, 6.0), (1, 0, 5.0)], branches=4)
+    rule = PUCT(exploration=0.0)
+    choice = rule.choice(least=False, alike=True)
+    paths = tree.descend(5, 3, np.array([5]), turn_of(tree, rule), choice, siblings=3)
+    # node 1 may have a second edge and gets all it has left; then the way leads on to node 3
+    assert paths.siblings[:2].tolist() == [3, 2]
+    assert paths.edges.tolist() == [2, 3, 0, 0, 0]
+    assert paths.parents.tolist() == [1, 1, 1, 3, 3]
+    assert paths.taken.tolist() == [1, 2, 3, 0, 1]
+    edge = tree.tables.edges[0, 0]
+    assert (edge["visits"], edge["total"], edge["room"]) == (2 + 5, 4 + 5 + 5 * 6, 2)
+    tree.grow(paths, ending(paths, [3.0, 7.0, 8.0, 2.0, 9.0], 3))
+    # three of the new nodes can have four children each; the others are at the horizon
+    assert (edge["total"], edge["least"], edge["room"]) == (9 + 29, 2, 2 + 12)
+    assert tree.tables.edges[1]["least"].tolist() == [2, 3, 7, 8]
+
+
 @pytest.mark.parametrize("least", [False, True])
 def test_an_edge_that_is_new_is_worth_nothing_while_it_is_imagined(least: bool):
     """Else the paths behind it would believe that it costs nothing at all."""
@@ -112,12 +132,19 @@ def test_an_edge_that_is_new_is_worth_nothing_while_it_is_imagined(least: bool):
     seed=st.integers(0, 9999),
     horizon=st.integers(1, 3),
     leaves=st.integers(2, 9),
+    siblings=st.integers(1, 4),
     least=st.booleans(),
     weighted=st.booleans(),
     rule=st.sampled_from([PUCT(), GumbelHalving()]),
 )
 def test_every_edge_keeps_account_of_what_is_below_it(
-    seed: int, horizon: int, leaves: int, least: bool, weighted: bool, rule: PUCT | GumbelHalving
+    seed: int,
+    horizon: int,
+    leaves: int,
+    siblings: int,
+    least: bool,
+    weighted: bool,
+    rule: PUCT | GumbelHalving,
 ):
     """Counted anew from the leaves: visits, sums, cheapest paths and room; no leaf twice."""
     problems, branches, turns = 4, 3, 6
@@ -131,6 +158,7 @@ def test_every_edge_keeps_account_of_what_is_below_it(
     tree = Tree.planted(torch.zeros(problems, 1), chunk, hand, turns * leaves, memory)
     more = Hand(*(part.expand(-1, leaves, -1) for part in (hand.numbers, hand.logits)))
     ends: dict[int, list[tuple[tuple[int, ...], float]]] = {problem: [] for problem in range(problems)}
+    ways: dict[int, tuple[int, ...]] = dict.fromkeys(tree.roots.tolist(), ())
     for _ in range(turns):
         left = tree.tables.edges["room"][tree.roots].sum(axis=1)
         considered, noise = np.ones((problems, branches), bool), random.normal(size=(problems, branches))
@@ -138,13 +166,17 @@ def test_every_edge_keeps_account_of_what_is_below_it(
         allowance = np.minimum(1 + np.arange(999) // 2, branches)
         turn = Turn(considered, noise, allowance, rule.rates(998), high, 1 / spread)
         choice = rule.choice(least=least, alike=tree.alike)
-        paths = tree.descend(leaves, horizon, left, turn, choice)
+        paths = tree.descend(leaves, horizon, left, turn, choice, siblings)
         assert ((paths.depth > 0).reshape(problems, leaves).sum(axis=1) == np.minimum(left, leaves)).all()
+        assert paths.siblings[paths.edges > 0].max(initial=0) <= siblings
+        assert paths.siblings[paths.edges > 0].sum() == np.minimum(left, leaves).sum()
         values = random.normal(size=problems * leaves).tolist()
+        new = (tree.roots[:, None] + tree.size + np.arange(leaves)).flatten().tolist()
         tree.grow(paths, ending(paths, values, horizon, problems, hand=more))
         for leaf, (length, value) in enumerate(zip(paths.depth.tolist(), values, strict=True)):
             if length:
-                route = tuple(paths.slots[leaf, :length].tolist())
+                route = ways[new[leaf]] = (*ways[int(paths.parents[leaf])], int(paths.taken[leaf]))
+                assert len(route) == length
                 assert route not in [other for other, _ in ends[leaf // leaves]]
                 ends[leaf // leaves].append((route, np.float32(value).item()))
     for problem, found in ends.items():

@@ -10,6 +10,7 @@ the way down to the leaves is in `tree_loops`.
     C N^alpha children    widening * visits ** widening_power
     simulations           simulations     each adds one node: one edge is imagined, and no path to its end
     leaf parallelism      leaves
+    expansion             siblings        edges that are imagined together where a way down ends
 
 The leaves of all problems are one call of the model. An edge is one action sampled around the plan to start
 from, or a recorded chunk of them. With `unfinished="hold"` a path that ends before the horizon is taken to go
@@ -64,6 +65,7 @@ class TreeSearch:
 
     simulations: int = 256  # per problem
     leaves: int = 8  # imagined at once per problem; more are faster and a little less well chosen
+    siblings: int = 1  # of them where one way down ends; more are faster, and PUCT finds a little less
     branches: int = 16  # most children of a node
     widening: float = 2.0  # children allowed after one visit
     widening_power: float = 0.5  # how their number grows with visits
@@ -80,7 +82,11 @@ class TreeSearch:
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         check_sampling(samples=self.branches, horizon=self.horizon, iterations=1, std=self.std)
-        for name, number in (("simulations", self.simulations), ("leaves", self.leaves)):
+        for name, number in (
+            ("simulations", self.simulations),
+            ("leaves", self.leaves),
+            ("siblings", self.siblings),
+        ):
             if number < 1:
                 raise InputError(f"{name} must be at least 1; got {number}")
         if self.widening < 1 or not 0 <= self.widening_power <= 1:
@@ -166,7 +172,7 @@ class TreeSearch:
                 turn = Turn(considered, noise, allowance, rates, high, 1 / spread)
                 choice = self.rule.choice(least=self.backup == "least", alike=tree.alike)
                 longest = -(-start.mean.shape[1] // source.length)
-                paths = tree.descend(leaves, longest, left, turn, choice)
+                paths = tree.descend(leaves, longest, left, turn, choice, self.siblings)
                 tree.grow(paths, self._imagine(cost, tree, source, paths))
                 spent += leaves * source.length
             yield Known(tree, considered, noise, spent)
@@ -174,12 +180,10 @@ class TreeSearch:
     def _imagine(self, cost: StepwiseCost, tree: Tree, source: NodeActions, paths: Paths) -> Found:
         """All leaves of all problems in one call of the model."""
         device, (problems, horizon) = tree.latents.device, source.start.mean.shape[:2]
-        edges = np.maximum(paths.depth - 1, 0)
-        last = np.arange(len(edges)) * paths.nodes.shape[1] + edges
-        ends, slots = paths.nodes.ravel()[last], paths.slots.ravel()[last]
-        before = edges * source.length
+        before = np.maximum(paths.depth - 1, 0) * source.length
         parents, taken, left = (
-            torch.from_numpy(numbers).to(device).view(problems, -1) for numbers in (ends, slots, before)
+            torch.from_numpy(numbers).to(device).view(problems, -1)
+            for numbers in (paths.parents, paths.taken, before)
         )
         dealt = None if tree.dealt is None else tree.dealt.flatten(0, 1)[parents, taken]
         chunks = source.taken(left, taken, dealt)
@@ -192,7 +196,7 @@ class TreeSearch:
             reached = torch.from_numpy(depth).to(device).view(problems, -1)
             hand = source.deal(reached, tree.dealt.shape[2])
         step_cost, to_go = on_host(step.step_cost).reshape(-1), on_host(step.to_go).reshape(-1)
-        paid = tree.paid[ends] + step_cost
+        paid = tree.paid[paths.parents] + step_cost
         value = paid + to_go + self._unfinished(step_cost, depth - before, horizon - depth)
         return Found(
             latents=step.latents,
@@ -224,7 +228,7 @@ class TreeSearch:
     def _search(self, known: "Known", start: Plan) -> Search:
         root = self._edges(known.tree)
         least = root.least
-        allowed = self.rule.answer(root, known.considered, known.noise)
+        allowed = self.rule.answer(root, known.considered, known.noise, self.siblings)
         chosen = np.where(allowed, least, np.inf).argmin(axis=1)
         # the answer first, then the others from the cheapest, as many as every problem has tried
         rank = np.where(np.arange(least.shape[1]) == chosen[:, None], -np.inf, least)

@@ -58,12 +58,34 @@ class Tables(NamedTuple):
 
 
 class Paths(NamedTuple):
-    """The way to each of the I leaves that are imagined next, at most D edges long."""
+    """The ways to the I leaves that are imagined next, at most D edges long.
 
-    nodes: Int[np.ndarray, "I D"]  # from the root on
+    Leaf number l of problem b is b L + l, and so are ways, of which a problem has as many as leaves or fewer:
+    where a way ends, the edges after its last one may lead to leaves as well.
+    """
+
+    nodes: Int[np.ndarray, "I D"]  # of a way, from the root on
     slots: Int[np.ndarray, "I D"]  # which edge of each
-    before: Float[np.ndarray, "I D"]  # `total` of that edge before this path came
-    depth: Int[np.ndarray, " I"]  # edges; 0 where a problem has nothing left to find
+    before: Float[np.ndarray, "I D"]  # `total` of that edge before this way came
+    edges: Int[np.ndarray, " I"]  # of a way; 0 where a problem needs no more of them
+    siblings: Int[np.ndarray, " I"]  # leaves at the end of a way
+    parents: Int[np.ndarray, " I"]  # of the leaves
+    taken: Int[np.ndarray, " I"]  # which of the parent's edges leads to a leaf
+    depth: Int[np.ndarray, " I"]  # edges from the root to a leaf; 0 where nothing is left to find
+
+    @classmethod
+    def unknown(cls, leaves: int, longest: int, number: np.dtype[np.floating]) -> "Paths":
+        """For so many leaves of all problems; what it holds is anything."""
+        return cls(
+            nodes=np.empty((leaves, longest), np.int64),
+            slots=np.empty((leaves, longest), np.int64),
+            before=np.empty((leaves, longest), number),
+            edges=np.empty(leaves, np.int64),
+            siblings=np.empty(leaves, np.int64),
+            parents=np.empty(leaves, np.int64),
+            taken=np.empty(leaves, np.int64),
+            depth=np.empty(leaves, np.int64),
+        )
 
 
 class Turn(NamedTuple):
@@ -266,6 +288,7 @@ def descend(
     tables: Tables,
     paths: Paths,
     possible: Int[np.ndarray, " B"],
+    siblings: int,
     turn: Turn,
     choice: Choice,
     first: int,
@@ -273,12 +296,14 @@ def descend(
 ) -> None:
     """Fill `paths` with ways to edges that nobody took, of each tree's leaves the first `possible`.
 
-    Of trees number `first` up to `end`: nothing else is read or written, so threads may share them out.
+    A way ends in up to so many `siblings`. Of trees number `first` up to `end`: nothing else is read or
+    written, so threads may share them out.
     """
     # an array is counted whenever it is taken out of a tuple: once is enough
     edges, logits, allowance, rates = tables.edges, tables.logits, turn.allowance, turn.rates
     considered, noise = turn.considered, turn.noise
-    nodes, slots, before, depths = paths.nodes, paths.slots, paths.before, paths.depth
+    nodes, slots, before, lengths, ends = paths.nodes, paths.slots, paths.before, paths.edges, paths.siblings
+    parents, taken, depths = paths.parents, paths.taken, paths.depth
     high: Any = turn.high
     per_spread: Any = turn.per_spread
     problems, branches = len(possible), edges.shape[1]
@@ -286,13 +311,15 @@ def descend(
     address, width = edges.ctypes.data, edges.itemsize
     leaves, size = len(depths) // problems, len(edges) // problems
     scores = np.empty(branches, before.dtype)
-    under_way, visits, spans = np.empty((3, problems), np.int64)
+    under_way, visits, spans, found = np.empty((4, problems), np.int64)
+    found[first:end] = 0
+    lengths[first * leaves : end * leaves] = 0
     for number in range(leaves):
         going = 0
         for problem in range(first, end):
-            leaf, root = problem * leaves + number, problem * size
-            nodes[leaf, 0], slots[leaf, 0], depths[leaf] = root, 0, 0
-            if number < possible[problem]:
+            if found[problem] < possible[problem] and found[problem] < leaves:
+                root = problem * size
+                nodes[problem * leaves + number, 0] = root
                 under_way[going], visits[problem], spans[problem] = problem, 0, 0
                 going += 1
                 for slot in range(branches):
@@ -306,8 +333,8 @@ def descend(
             for place in range(waiting):
                 problem = under_way[place]
                 scale = Scale(high[problem], per_spread[problem])
-                leaf = problem * leaves + number
-                node, count, span = nodes[leaf, depth], visits[problem], spans[problem]
+                way = problem * leaves + number
+                node, count, span = nodes[way, depth], visits[problem], spans[problem]
                 if not choice.gumbel:
                     chosen = choose_puct(
                         edges, logits, node, span, allowance[count], rates[count], scale, choice
@@ -317,28 +344,53 @@ def descend(
                         edges, logits, node, considered, noise, problem, scale, choice
                     )
                 else:
-                    estimate = edges[nodes[leaf, depth - 1], slots[leaf, depth - 1]].first
+                    estimate = edges[nodes[way, depth - 1], slots[way, depth - 1]].first
                     chosen = choose_gumbel(
                         edges, logits, node, span, allowance[count], estimate, scale, choice, scores
                     )
-                if depth > 0 and chosen >= span:
-                    begin(edges, node, span, chosen + 1)
-                    edges[nodes[leaf, depth - 1], slots[leaf, depth - 1]].span = chosen + 1
-                edge = edges[node, chosen]
-                slots[leaf, depth], before[leaf, depth] = chosen, edge.total
-                depths[leaf] = depth + 1
-                # a node has been visited as often as its edge, whose newest path is this one
-                visits[problem], spans[problem] = int(edge.visits), edge.span
-                if edge.visits == 0:
-                    edge.least = math.inf  # until its cost is known
-                edge.visits += 1
-                edge.total += scale.high
-                edge.room -= 1
-                if edge.child != 0:
-                    nodes[leaf, depth + 1], under_way[going] = edge.child, problem
+                if chosen < span and edges[node, chosen].visits > 0:
+                    edge = edges[node, chosen]
+                    slots[way, depth], before[way, depth] = chosen, edge.total
+                    # a node has been visited as often as its edge, whose newest path is this one
+                    visits[problem], spans[problem] = int(edge.visits), edge.span
+                    edge.visits += 1
+                    edge.total += scale.high
+                    edge.room -= 1
+                    nodes[way, depth + 1], under_way[going] = edge.child, problem
                     going += 1
                     _fetch(address + edge.child * branches * width, width, 0, edge.span + 1)
+                    continue
+                # at the root Gumbel's rule draws its actions, so that none comes with another
+                most = 1 if choice.gumbel and depth == 0 else siblings
+                most = min(
+                    most, branches - chosen, possible[problem] - found[problem], leaves - found[problem]
+                )
+                new = 1
+                while new < most and (chosen + new >= span or edges[node, chosen + new].visits == 0):
+                    new += 1
+                if depth > 0 and chosen + new > span:
+                    begin(edges, node, span, chosen + new)
+                    edges[nodes[way, depth - 1], slots[way, depth - 1]].span = chosen + new
+                slots[way, depth], lengths[way], ends[way] = chosen, depth + 1, new
+                for slot in range(chosen, chosen + new):
+                    edge, leaf = edges[node, slot], problem * leaves + found[problem]
+                    found[problem] += 1
+                    parents[leaf], taken[leaf], depths[leaf] = node, slot, depth + 1
+                    before[way, depth] = edge.total
+                    edge.least = math.inf  # until its cost is known
+                    edge.visits += 1
+                    edge.total += scale.high
+                    edge.room -= 1
+                if new > 1:
+                    for above in range(depth):
+                        edge = edges[nodes[way, above], slots[way, above]]
+                        edge.visits += new - 1
+                        edge.total += (new - 1) * scale.high
+                        edge.room -= new - 1
             depth += 1
+    for problem in range(first, end):
+        for leaf in range(problem * leaves + found[problem], (problem + 1) * leaves):
+            parents[leaf], taken[leaf], depths[leaf] = problem * size, 0, 0
 
 
 @_compiled
@@ -358,36 +410,68 @@ def settle(
     """
     edges, branches = tables.edges, tables.edges.shape[1]
     address, width = edges.ctypes.data, edges.itemsize
-    along, slots, before, depths = paths.nodes, paths.slots, paths.before, paths.depth
+    along, slots, before, lengths, ends = paths.nodes, paths.slots, paths.before, paths.edges, paths.siblings
     for start in range(first * leaves, end * leaves, leaves):
-        for leaf in range(start + leaves - 1, start - 1, -1):
-            for depth in range(depths[leaf] - 1, -1, -1):
-                edges[along[leaf, depth], slots[leaf, depth]].total = before[leaf, depth]
+        for way in range(start + leaves - 1, start - 1, -1):
+            for depth in range(lengths[way] - 1, -1, -1):
+                edges[along[way, depth], slots[way, depth]].total = before[way, depth]
             # the next tree's, by the time its turn comes
-            ahead = min(leaf + leaves, end * leaves - 1)
-            for depth in range(depths[ahead]):
+            ahead = min(way + leaves, end * leaves - 1)
+            for depth in range(lengths[ahead]):
                 _fetch(address + along[ahead, depth] * branches * width, width, 0, slots[ahead, depth] + 1)
-        for leaf in range(start, start + leaves):
-            least, changed = values[leaf], True
-            for depth in range(depths[leaf] - 1, -1, -1):
-                node, last = along[leaf, depth], depth == depths[leaf] - 1
-                edge = edges[node, slots[leaf, depth]]
-                edge.total += values[leaf]
-                edge.room += 0 if final[leaf] else branches
-                if last:
-                    edge.child, edge.first = nodes[leaf], values[leaf]
-                elif not changed:
-                    continue
+        leaf = start
+        for way in range(start, start + leaves):
+            last = lengths[way] - 1
+            if last < 0:
+                break
+            node, slot, new = along[way, last], slots[way, last], ends[way]
+            cost, room = 0.0, 0
+            for number in range(new):
+                edge = edges[node, slot + number]
+                edge.total, edge.least, edge.first = values[leaf], values[leaf], values[leaf]
+                edge.child, edge.room = nodes[leaf], 0 if final[leaf] else branches
+                cost, room = cost + values[leaf], room + edge.room
+                leaf += 1
+            changed = True
+            for depth in range(last - 1, -1, -1):
+                edge, below = edges[along[way, depth], slots[way, depth]], along[way, depth + 1]
+                edge.total += cost
+                edge.room += room
                 # where an edge's cheapest path stays what it was, so do those of all edges above
-                changed = depth > 0 and (last or edge.least != least)
-                edge.least = least
                 if not changed:
                     continue
                 least = math.inf
-                for other in range(edges[along[leaf, depth - 1], slots[leaf, depth - 1]].span):
-                    beside = edges[node, other]
+                for other in range(edge.span):
+                    beside = edges[below, other]
                     if beside.child != 0:
                         least = min(least, beside.least)
+                changed = edge.least != least
+                edge.least = least
+
+
+@_compiled
+def follow_cheapest(
+    edges: Any,
+    roots: Int[np.ndarray, " B"],
+    slots: Int[np.ndarray, "B S"],
+    nodes: Int[np.ndarray, "B S D"],
+) -> None:
+    """The nodes of the cheapest path through each of these edges of the roots; -1 beyond its end."""
+    for problem in range(slots.shape[0]):
+        for path in range(slots.shape[1]):
+            node, slot = roots[problem], slots[problem, path]
+            for depth in range(nodes.shape[2]):
+                if slot < 0:
+                    nodes[problem, path, depth] = -1
+                    continue
+                edge = edges[node, slot]
+                node, slot, cheapest = edge.child, -1, math.inf
+                nodes[problem, path, depth] = node
+                for other in range(edge.span):
+                    beside = edges[node, other]
+                    # the cheapest may cost infinity
+                    if beside.child != 0 and (slot < 0 or beside.least < cheapest):
+                        slot, cheapest = other, beside.least
 
 
 @_compiled

@@ -75,7 +75,11 @@ class PUCT:
         return _rates(self, simulations)
 
     def answer(
-        self, root: RootEdges, considered: Bool[np.ndarray, "B K"], noise: Float[np.ndarray, "B K"]
+        self,
+        root: RootEdges,
+        considered: Bool[np.ndarray, "B K"],
+        noise: Float[np.ndarray, "B K"],
+        siblings: int,
     ) -> Bool[np.ndarray, "B K"]:
         """Any root action that was tried: the cheapest path decides."""
         return root.tried
@@ -151,12 +155,17 @@ class GumbelHalving:
         return np.zeros(simulations + 1)
 
     def answer(
-        self, root: RootEdges, considered: Bool[np.ndarray, "B K"], noise: Float[np.ndarray, "B K"]
+        self,
+        root: RootEdges,
+        considered: Bool[np.ndarray, "B K"],
+        noise: Float[np.ndarray, "B K"],
+        siblings: int,
     ) -> Bool[np.ndarray, "B K"]:
         """The best of those that were looked at the longest, or to the end."""
         left = considered & root.tried
         most = np.where(left, root.visits, -1).max(axis=1, keepdims=True)
-        left = left & ((root.visits == most) | ~root.open)
+        # those in the running take turns, each of which is up to so many visits
+        left = left & ((root.visits > most - siblings) | ~root.open)
         best = np.where(left, self._score(root, noise), -np.inf).argmax(axis=1)
         return np.arange(left.shape[1]) == best[:, None]
 

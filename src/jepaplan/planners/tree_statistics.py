@@ -32,7 +32,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from jepaplan.planners.stepwise import Hand
-from jepaplan.planners.tree_loops import Choice, Paths, Tables, Turn, begin, descend, edge_of, settle
+from jepaplan.planners.tree_loops import (
+    Choice,
+    Paths,
+    Tables,
+    Turn,
+    begin,
+    descend,
+    edge_of,
+    follow_cheapest,
+    settle,
+)
 from jepaplan.planners.tree_threads import share_trees
 
 
@@ -133,17 +143,19 @@ class Tree:
         return np.where(known, self.high, 0).astype(spread.dtype, copy=False), spread
 
     def descend(
-        self, leaves: int, longest: int, possible: Int[np.ndarray, " B"], turn: Turn, choice: Choice
+        self,
+        leaves: int,
+        longest: int,
+        possible: Int[np.ndarray, " B"],
+        turn: Turn,
+        choice: Choice,
+        siblings: int = 1,
     ) -> Paths:
         """The way to `leaves` edges of each tree that nobody took, as far as `possible`."""
         count = leaves * len(possible)
-        paths = Paths(
-            nodes=np.empty((count, longest), np.int64),
-            slots=np.empty((count, longest), np.int64),
-            before=np.empty((count, longest), self.paid.dtype),
-            depth=np.empty(count, np.int64),
-        )
-        share_trees(partial(descend, self.tables, paths, possible, turn, choice), len(possible), count)
+        paths = Paths.unknown(count, longest, self.paid.dtype)
+        down = partial(descend, self.tables, paths, possible, siblings, turn, choice)
+        share_trees(down, len(possible), count)
         return paths
 
     def grow(self, paths: Paths, found: "Found") -> None:
@@ -225,21 +237,10 @@ def root_edges(tree: Tree, *, least: bool) -> RootEdges:
 
 def best_paths(tree: Tree, slots: Int[np.ndarray, "B S"], horizon: int) -> Float[Tensor, "B S H A"]:
     """The cheapest path through each of these edges of the root; zeros beyond the depth where it was left."""
-    edges = tree.tables.edges
-    nodes, edge = np.broadcast_to(tree.roots[:, None], slots.shape), slots
-    further = np.ones(slots.shape, bool)
-    passed: list[np.ndarray] = []
-    while further.any():
-        taken = edges[nodes, edge]
-        nodes = np.where(further, taken["child"], nodes)
-        passed.append(np.where(further, nodes, -1))
-        below = edges[nodes]
-        tried = (below["child"] > 0) & (np.arange(edges.shape[1]) < taken["span"][..., None])
-        further = further & tried.any(axis=-1)
-        # the cheapest may cost infinity: those that nobody took cost more
-        cost = np.minimum(below["least"], np.finfo(below["least"].dtype).max)
-        edge = np.where(tried, cost, np.inf).argmin(axis=-1)
-    path = torch.from_numpy(np.stack(passed, axis=-1)).to(tree.chunks.device).long()
+    longest = -(-horizon // tree.chunks.shape[2])
+    nodes = np.empty((*slots.shape, longest), np.int64)
+    follow_cheapest(tree.tables.edges, tree.roots, slots, nodes)
+    path = torch.from_numpy(nodes).to(tree.chunks.device)
     steps = tree.chunks.flatten(0, 1)[path.clamp(min=0)]
     steps = steps.where(path[..., None, None] >= 0, 0.0).flatten(2, 3)[:, :, :horizon]
     return torch.nn.functional.pad(steps, (0, 0, 0, horizon - steps.shape[2]))

@@ -11,7 +11,8 @@ latents and actions.
 All planners get about the same number of evaluations, counted as `Search.evaluations` does: a gradient is
 three. Trees get a sixteenth of them below a million, or they would take most of the time. Peers get
 the same samples, steps and iterations, and cost the same terms; "large" leaves them out. For mctx an
-evaluation is a simulation; it imagines one leaf of each problem at a time where we imagine LEAVES, and
+evaluation is a simulation; it imagines one leaf of each problem at a time where we imagine LEAVES, up to
+SIBLINGS of them below one node (docs/lab_notes.md has what that does to plans), and
 at a million it is left out: two thousand simulations, one after the other, take minutes.
 
 One by one: EACH problems are planned alone, one after the other, and the time is scaled to all of them. In
@@ -55,6 +56,7 @@ from setting import ACTION_DIM, MAX_ACTION, PredictorWorld, Setting, Size
 
 HORIZON = 16
 LEAVES = 32  # of tree search, imagined at once per problem
+SIBLINGS = 4  # of them at the end of one way down
 CHUNK, BANK = 4, 64  # actions of a recorded chunk, and how many chunks there are to draw from
 EACH = 2  # problems of "one by one"
 _BOUNDS = NormBound(max_norm=MAX_ACTION)
@@ -94,7 +96,7 @@ SCALES = {
 }
 
 
-def planners(evaluations: int, tree_share: int = 16) -> dict[str, Planner]:
+def planners(evaluations: int, tree_share: int = 16, siblings: int = SIBLINGS) -> dict[str, Planner]:
     """Every planner, with about so many evaluations per problem."""
     paths = evaluations // HORIZON
     cem = paths // 4
@@ -130,11 +132,16 @@ def planners(evaluations: int, tree_share: int = 16) -> dict[str, Planner]:
         ),
         "beam search": BeamSearch(width=max(1, paths // 16), branches=16, horizon=HORIZON, bounds=_BOUNDS),
         "tree search, PUCT": TreeSearch(
-            simulations=evaluations // tree_share, leaves=LEAVES, horizon=HORIZON, bounds=_BOUNDS
+            simulations=evaluations // tree_share,
+            leaves=LEAVES,
+            siblings=siblings,
+            horizon=HORIZON,
+            bounds=_BOUNDS,
         ),
         "tree search, Gumbel": TreeSearch(
             simulations=evaluations // tree_share,
             leaves=LEAVES,
+            siblings=siblings,
             horizon=HORIZON,
             rule=GumbelHalving(),
             bounds=_BOUNDS,
@@ -142,6 +149,7 @@ def planners(evaluations: int, tree_share: int = 16) -> dict[str, Planner]:
         "tree search, PUCT, recorded chunks": TreeSearch(
             simulations=max(1, evaluations // tree_share // CHUNK),
             leaves=LEAVES,
+            siblings=siblings,
             horizon=HORIZON,
             bounds=_BOUNDS,
             bank=torch.randn(BANK, CHUNK, ACTION_DIM, generator=torch.Generator().manual_seed(0)),
@@ -229,7 +237,7 @@ def contestants(
 
 def measure(scale: Scale, name: str, options: argparse.Namespace) -> list[str]:
     """The rows of one planner and its peers."""
-    planner = planners(scale.evaluations, scale.tree_share)[name]
+    planner = planners(scale.evaluations, scale.tree_share, options.siblings)[name]
     setting = Setting(scaled(scale, planner))
     listening = Listening(setting)
     found = replan(setting, planner, listening)()
@@ -273,6 +281,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-alone", action="store_true", help="leave out one problem at a time")
     parser.add_argument(
         "--blink", type=float, default=0.1, help="seconds that one measurement takes, at least"
+    )
+    parser.add_argument(
+        "--siblings", type=int, default=SIBLINGS, help="leaves at the end of a tree's way down, at most"
     )
     parser.add_argument("--threads", type=int, default=1, help="of torch, and of tree search with them")
     parser.add_argument("--out", type=Path, help="also write the tables to this Markdown file")

@@ -215,6 +215,42 @@ def test_distances_to_places_are_those_of_what_the_probe_reads(tiny_run, picture
 
 
 @pytest.mark.usefixtures("quick_probe")
+def test_a_probe_is_fitted_once_and_anew_where_anything_has_changed(
+    tiny_run, pictures, tmp_path, capsys, monkeypatch
+):
+    run, fitted = shutil.copytree(tiny_run, tmp_path / "run"), []
+    kept = run / "state_probe.safetensors"
+    kept.unlink(missing_ok=True)  # another test may have asked
+    monkeypatch.setattr(state_probe, "FITTED", 200)
+    fit = state_probe.fit_state_probe
+    monkeypatch.setattr(state_probe, "fit_state_probe", lambda *given: fitted.append(1) or fit(*given))
+
+    def answer():
+        found = said_to(run, pictures, capsys, "--goal-state", "20", "30", "--avoid", "30", "30", "2")
+        return found["distance"], found["probe"], found["candidates"]
+
+    first = answer()
+    assert answer() == first
+    assert len(fitted) == 1
+    kept.write_bytes(kept.read_bytes()[:-3])  # damaged
+    assert answer() == first
+    assert len(fitted) == 2
+    config = ProbeConfig(kind="linear")
+    monkeypatch.setattr(state_probe, "PROBE", config)
+    linear = answer()
+    assert linear == answer() != first
+    assert len(fitted) == 3
+    monkeypatch.setattr(state_probe, "FITTED", 100)
+    assert answer() != linear
+    # a run whose folder takes nothing answers all the same
+    kept.unlink()
+    kept.mkdir()
+    (kept / "in the way").touch()
+    monkeypatch.setattr(state_probe, "FITTED", 200)
+    assert answer() == linear
+
+
+@pytest.mark.usefixtures("quick_probe")
 def test_plans_to_a_place_cost_what_the_probe_reads_along_them(tiny_run, pictures):
     run = load_run(tiny_run)
     ends = with_planner(run, cost=replace(run.experiment.cost, over="terminal"))

@@ -24,7 +24,7 @@ from jepaplan.data.episodes import open_episodes
 from jepaplan.data.frames import picture_to_frame
 from jepaplan.recipes.aims import Aim, avoiding, ball_aim, box_aim, picture_aim, place_aim, value_alone_aim
 from jepaplan.recipes.run import LoadedRun, find_recording, load_run
-from jepaplan.recipes.state_probe import StateProbe, fit_state_probe
+from jepaplan.recipes.state_probe import StateProbe, kept_state_probe
 from jepaplan.recipes.system import build_controller, felt_by, samples_of
 from jepaplan.types import InputError, Observation, SeedTree
 
@@ -238,7 +238,7 @@ def aim_of(run: LoadedRun, options: Options) -> Aim:
         raise InputError(f"a box has two corners; write {box}")
     if not placed and not options.avoid:
         return unplaced_aim(run, options)
-    probe = fit_state_probe(run, open_episodes(recording_of(run, options)))
+    probe = kept_state_probe(run, open_episodes(recording_of(run, options)))
     aim = placed_aim(run, probe, options) if placed else unplaced_aim(run, options)
     if not options.avoid:
         return aim

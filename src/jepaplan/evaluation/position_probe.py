@@ -7,6 +7,7 @@ at all. Probes look at true states, which training never does.
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,9 +68,20 @@ def fit_position_probe(
         body = _ridge(inputs, targets, config.ridge)
     else:
         body = _network(inputs, targets, config, generator)
-    return nn.Sequential(
-        _From(moves_from), _Affine(1 / scale, -centre / scale), body, _Affine(spread, middle)
-    ).eval()
+    return _assembled(moves_from, _Affine(1 / scale, -centre / scale), body, _Affine(spread, middle))
+
+
+def position_probe_from(tensors: Mapping[str, Tensor], config: ProbeConfig, moves_from: int = 0) -> nn.Module:
+    """The module whose `state_dict` these are, as `fit_position_probe` made it with the same settings."""
+    before, after = (_Affine(*(tensors[f"{part}.{name}"] for name in ("scale", "offset"))) for part in (1, 3))
+    inputs, outputs = len(tensors["1.scale"]), len(tensors["3.scale"])
+    if config.kind == "linear":
+        body = nn.Linear(inputs, outputs, bias=False)
+    else:
+        body = _layers(inputs, config.hidden, outputs)
+    probe = _assembled(moves_from, before, body, after)
+    probe.load_state_dict(tensors)
+    return probe
 
 
 @torch.no_grad()
@@ -85,6 +97,15 @@ def probe_error(
         worst_twentieth=float(errors.quantile(0.95)),
         frames=len(errors),
     )
+
+
+def _assembled(moves_from: int, before: nn.Module, body: nn.Module, after: nn.Module) -> nn.Module:
+    return nn.Sequential(_From(moves_from), before, body, after).eval()
+
+
+def _layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    first, second, last = itertools.starmap(nn.Linear, itertools.pairwise((inputs, hidden, hidden, outputs)))
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
 
 class _From(nn.Module):
@@ -122,15 +143,12 @@ def _network(
     config: ProbeConfig,
     generator: torch.Generator,
 ) -> nn.Module:
-    widths = (inputs.shape[1], config.hidden, config.hidden, targets.shape[1])
-    layers = list[nn.Module]()
-    for into, out in itertools.pairwise(widths):
-        layer = nn.Linear(into, out)
-        bound = 1 / math.sqrt(into)
-        layer.weight.data.copy_((2 * torch.rand(out, into, generator=generator) - 1) * bound)
-        layer.bias.data.zero_()
-        layers += [layer, nn.ReLU()]
-    network = nn.Sequential(*layers[:-1])
+    network = _layers(inputs.shape[1], config.hidden, targets.shape[1])
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            bound = 1 / math.sqrt(layer.in_features)
+            layer.weight.data.copy_((2 * torch.rand(layer.weight.shape, generator=generator) - 1) * bound)
+            layer.bias.data.zero_()
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.updates)
     with torch.enable_grad():

@@ -1,10 +1,13 @@
 """Where things are, read off the latents of a run: a probe fitted to the states of its recording.
 
 Training never looks at states. The probe learns from recordings that the run learned from, and is judged by
-others; it is fitted when it is asked for, the same every time.
+others; it is fitted when it is first asked for, the same every time, and kept beside the run's weights.
 """
 
-from dataclasses import dataclass
+import hashlib
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,15 +15,24 @@ from torch import Tensor, nn
 
 from jepaplan.data.episodes import Episodes
 from jepaplan.envs.worlds import WORLDS, find_world
-from jepaplan.evaluation.position_probe import ProbeConfig, ProbeError, fit_position_probe, probe_error
+from jepaplan.evaluation.position_probe import (
+    ProbeConfig,
+    ProbeError,
+    fit_position_probe,
+    position_probe_from,
+    probe_error,
+)
 from jepaplan.recipes.run import LoadedRun, interface_of
 from jepaplan.recipes.system import felt_by
+from jepaplan.training.checkpoint import read_weights, save_weights
+from jepaplan.training.runs import RunDirectory
 from jepaplan.types import InputError, SeedTree
 
 PROBE = ProbeConfig(kind="network")
 FITTED = 5000  # frames that the probe learns from, at most
 JUDGED = 1000  # frames that judge it, at most
 _ENCODE_AT_ONCE = 1000
+_FILE = "state_probe.safetensors"  # in the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +49,40 @@ class StateProbe:
     def width(self) -> int:
         """W."""
         return len(self.low)
+
+
+def kept_state_probe(run: LoadedRun, episodes: Episodes) -> StateProbe:
+    """What `fit_state_probe` gives, from the run's folder where it was fitted before to the same things."""
+    _refuse_other_recordings(run, episodes)
+    path, origin = run.path / _FILE, _origin(run, episodes)
+    if path.exists():
+        try:
+            kept = read_weights(path)
+        except InputError:  # damaged: it can be fitted again
+            kept = None
+        if kept is not None and kept.card.get("origin") == origin:
+            bounds = {name: kept.tensors.pop(name) for name in ("low", "high")}
+            probe = position_probe_from(kept.tensors, PROBE, run.system.world_model.moves_from)
+            error = ProbeError(**kept.card["error"])
+            return StateProbe(read=probe.requires_grad_(False), error=error, unit=kept.card["unit"], **bounds)
+    fitted = fit_state_probe(run, episodes)
+    tensors = {**fitted.read.state_dict(), "low": fitted.low, "high": fitted.high}
+    with suppress(InputError):  # where nothing may be written, it is fitted every time
+        save_weights(path, tensors, {"origin": origin, "error": asdict(fitted.error), "unit": fitted.unit})
+    return fitted
+
+
+def _origin(run: LoadedRun, episodes: Episodes) -> dict[str, Any]:
+    """All that decides what a probe learns, as JSON reads it back."""
+    return {
+        "weights": hashlib.sha256(RunDirectory(run.path).weights.read_bytes()).hexdigest(),
+        "recording": episodes.content_hash,
+        "probe": asdict(PROBE),
+        "frames": [FITTED, JUDGED],
+        "seed": run.experiment.seed,
+        "held_out": run.experiment.held_out,
+        "registered": str(episodes.manifest.get("world")) in WORLDS,
+    }
 
 
 @torch.no_grad()

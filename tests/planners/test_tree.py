@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from linear_quadratic import planar
 
 from jepaplan.planners import tree_threads
-from jepaplan.planners.stepwise import NodeActions, gumbel
+from jepaplan.planners.stepwise import NodeActions, distinct, gumbel
 from jepaplan.planners.tree import TreeSearch
 from jepaplan.planners.tree_rules import PUCT, GumbelHalving
 from jepaplan.types import Expansion, InputError, Plan
@@ -59,6 +59,20 @@ class Bandit:
     ) -> Expansion:
         paid = self.costs.gather(1, actions[:, :, 0].long())
         return Expansion(latents, paid, torch.zeros_like(paid))
+
+
+def test_chunks_that_are_all_alike_are_dealt_in_every_order_equally_often():
+    random = torch.rand(60_000, 2, generator=seeded(0))
+    random[0] = 1 - 2**-24  # the largest there is
+    order = distinct(random, 4)
+    assert order[0].tolist() == [3, 0]  # whose place the last has taken
+    counts = torch.bincount(4 * order[1:, 0] + order[1:, 1], minlength=16).view(4, 4)
+    assert (counts.diagonal() == 0).all()
+    others = counts[~torch.eye(4, dtype=torch.bool)]
+    assert (others / 60_000 - 1 / 12).abs().max() < 5 * (1 / 12 / 60_000) ** 0.5
+    # every row by itself, in any shape and precision
+    assert torch.equal(distinct(random.double().view(3, -1, 2), 4), order.view(3, -1, 2))
+    assert distinct(random[:, :1], 4).unique().tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("leaves, siblings", [(3, 1), (5, 3)])

@@ -5,7 +5,8 @@
                                a search that takes few of them deals first, and draws what is taken
     prior pi(a | node)         the `logits` of those actions; equal where the prior itself dealt them
     Gumbel-top-k               recorded chunks are drawn without replacement in proportion to their weights,
-                               by the shortest of as many waiting times: the same draw, no logarithms
+                               by the shortest of as many waiting times: the same draw, no logarithms; where
+                               all are alike, by the first exchanges of a shuffle
 
 One edge of a search is a chunk of C actions: C = 1 for sampled actions, else the length of the recordings.
 The last chunk of a path may reach beyond the horizon; what lies beyond is neither imagined into the path nor
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from jepaplan.interfaces import Bounds, SequenceCost, StepwiseCost
-from jepaplan.planners.proposals import Randomness, deal, fill_normal
+from jepaplan.planners.proposals import Randomness, deal, fill_normal, fill_uniform
 from jepaplan.types import Expansion, InputError, Plan
 
 AT_ONCE = 8 * 2**20  # bytes of latents; blocks above 32 MB go back to the kernel whenever they are freed
@@ -258,12 +259,27 @@ class NodeActions:
         if count == len(bank):
             order = torch.arange(count, device=bank.device).expand(*depth.shape, -1)
             return order, everywhere.clone()
-        # clocks that ring at these rates: the first to ring are draws without replacement
-        waiting = deal(torch.empty_like(everywhere), self.generator, _fill_exponential)
-        waiting = waiting if self.weights is None else waiting / self.weights.to(bank)
-        order = waiting.topk(count, dim=-1, largest=False).indices
+        if self.weights is None:
+            random = deal(bank.new_empty(*depth.shape, count), self.generator, fill_uniform)
+            order = distinct(random, len(bank))
+        else:
+            # clocks that ring at these rates: the first to ring are draws without replacement
+            waiting = deal(torch.empty_like(everywhere), self.generator, _fill_exponential)
+            order = (waiting / self.weights.to(bank)).topk(count, dim=-1, largest=False).indices
         # the weights have had their say in the draw
         return order, bank.new_zeros(order.shape)
+
+
+def distinct(random: Float[Tensor, "*rows K"], count: int) -> Int[Tensor, "*rows K"]:
+    """K different numbers below `count`, every choice and order alike; `random` is even over [0, 1)."""
+    # numba takes 0.3 s to import, and who searches without recorded chunks has no use for it
+    from jepaplan.planners.tree_loops import draw_distinct
+
+    order = torch.empty(random.shape, dtype=torch.long)
+    # wider only: what rounds to one would draw what is not there
+    known = random.to("cpu", torch.promote_types(random.dtype, torch.float32))
+    draw_distinct(known.flatten(0, -2).numpy(), count, order.flatten(0, -2).numpy())
+    return order.to(random.device)
 
 
 def edges_available(count: int, bank: Float[Tensor, "n C A"] | None, keep_nominal: bool) -> int:

@@ -481,3 +481,20 @@ def begin(edges: Any, node: int, first: int, end: int) -> None:
         edge = edges[node, slot]
         edge.visits, edge.total, edge.least, edge.first = 0.0, 0.0, 0.0, 0.0
         edge.child, edge.room, edge.span = 0, 1, 0
+
+
+@_compiled
+def draw_distinct(random: Float[np.ndarray, "R K"], count: int, drawn: Int[np.ndarray, "R K"]) -> None:
+    """Of the numbers below `count` K different ones, every order alike; `random` is even over [0, 1).
+
+    The first K exchanges of a shuffle (Fisher and Yates; Durstenfeld, 1964), undone for the next row.
+    """
+    numbers, places = np.arange(count), np.empty(random.shape[1], np.int64)
+    for row in range(len(random)):
+        for index in range(random.shape[1]):
+            place = index + int(np.float64(random[row, index]) * (count - index))
+            numbers[index], numbers[place] = numbers[place], numbers[index]
+            drawn[row, index], places[index] = numbers[index], place
+        for index in range(random.shape[1] - 1, -1, -1):
+            place = places[index]
+            numbers[index], numbers[place] = numbers[place], numbers[index]

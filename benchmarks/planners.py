@@ -56,7 +56,7 @@ from setting import ACTION_DIM, MAX_ACTION, PredictorWorld, Setting, Size
 
 HORIZON = 16
 LEAVES = 32  # of tree search, imagined at once per problem
-SIBLINGS = 4  # of them at the end of one way down
+SIBLINGS = 8  # of them at the end of one way down
 CHUNK, BANK = 4, 64  # actions of a recorded chunk, and how many chunks there are to draw from
 EACH = 2  # problems of "one by one"
 _BOUNDS = NormBound(max_norm=MAX_ACTION)

@@ -155,6 +155,24 @@ def test_chunks_of_half_the_bytes_hold_twice_the_rows(monkeypatch: pytest.Monkey
     assert streaming.default_chunk_rows(torch.device("cuda")) > 2**15
 
 
+@pytest.mark.parametrize("width, chunks", [(6, 2), (64, 2), (128, 4), (512, 8)])
+def test_single_steps_of_narrow_latents_go_through_the_model_in_fewer_calls(
+    monkeypatch: pytest.MonkeyPatch, width: int, chunks: int
+):
+    """Two megabytes of latents a call, at most four times the rows; with gradients no more than along paths."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    world, nodes = Bending(width, dtype=torch.float32), torch.zeros(512, 32, width)
+    cost = WeightedSum({"goal": (1.0, GoalDistance(distance=mean_square))})
+    bound = cost.bind(world, nodes[:, 0], nodes[:, 0])
+    actions = torch.zeros(512, 32, 2)
+    with torch.no_grad():
+        bound.expand(nodes, actions, 1, 4)
+    assert world.rows == [512 * 32 // chunks] * chunks
+    world.rows.clear()
+    bound.expand(nodes, actions, 1, 4)
+    assert world.rows == [2048] * 8
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory")
 def test_memory_of_one_step_is_there_for_the_next():
     """Blocks of 24 MB, 240 MB in all, as a gradient through several steps holds them; in a fresh process."""

@@ -33,6 +33,7 @@ from jepaplan.interfaces import WorldModel
 from jepaplan.types import Expansion, InputError, Rollout
 
 PATH_BYTES = 32 * 2**20  # what the latents of several steps of one chunk may occupy
+STEP_BYTES = 2 * 2**20  # what the latents of a chunk of single steps may, where more rows are taken for it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
@@ -85,7 +86,7 @@ class BoundSum:
                 actions.shape[:2], dtype=torch.promote_types(actions.dtype, torch.float32)
             )
             return Expansion(latents.to(self.latent.dtype), none, none)
-        chunks = list(self._chunks(actions, self._rows(actions)))
+        chunks = list(self._chunks(actions, self._step_rows(actions)))
         sizes = [actions[chunk].shape[:2].numel() for chunk in chunks]
         parts = zip(
             chunks,
@@ -168,6 +169,14 @@ class BoundSum:
 
     def _rows(self, actions: Tensor) -> int:
         return self.chunk_rows or default_chunk_rows(actions.device, self.latent.dtype)
+
+    def _step_rows(self, actions: Tensor) -> int:
+        # A step is a few dozen calls beside its products, which rows of narrow latents share. With gradients
+        # all activations are kept, so they are no more than along paths.
+        rows = self._rows(actions)
+        if self.chunk_rows or torch.is_grad_enabled():
+            return rows
+        return min(4 * rows, max(rows, STEP_BYTES // (self.latent[0].numel() * self.latent.element_size())))
 
     def _path_rows(self, actions: Float[Tensor, "B S H A"]) -> int:
         rows = self._rows(actions)

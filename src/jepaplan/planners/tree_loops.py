@@ -271,7 +271,8 @@ def choose_gumbel(
         peak = max(peak, scores[slot])
     total = 0.0
     for slot in range(reach):
-        scores[slot] = math.exp(scores[slot] - peak)
+        scores[slot] -= peak
+        scores[slot] = math.exp(scores[slot])  # of single precision where the scores are
         total += scores[slot]
     best, chosen, visited = -math.inf, 0, total / (1 + taken)
     for slot in range(reach):

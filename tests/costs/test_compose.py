@@ -159,7 +159,7 @@ def test_chunks_of_half_the_bytes_hold_twice_the_rows(monkeypatch: pytest.Monkey
 def test_single_steps_of_narrow_latents_go_through_the_model_in_fewer_calls(
     monkeypatch: pytest.MonkeyPatch, width: int, chunks: int
 ):
-    """Two megabytes of latents a call, at most four times the rows; with gradients no more than along paths."""
+    """Two megabytes of latents a call, at most four times as many rows; with gradients as along paths."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     world, nodes = Bending(width, dtype=torch.float32), torch.zeros(512, 32, width)
     cost = WeightedSum({"goal": (1.0, GoalDistance(distance=mean_square))})

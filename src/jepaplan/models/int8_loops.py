@@ -10,22 +10,23 @@
 Floats are told apart and rounded by their bits, which is what makes these loops fast: bits of floats that are
 not negative are ordered as the floats are, with infinity and then what is no number at the end, and a float
 plus 1.5 * 2^23 ends in the bits of the nearest integer. A row with a number that is none, or infinite, or
-whose squares add up to infinity, gets the scale NaN, and with it all that follows. numba keeps the result
-beside this file and looks for changes in this file alone.
+whose squares add up to infinity, gets the scale NaN, and with it all that follows.
 """
 
-import inspect
 import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from jaxtyping import Float, Int8, Int32
+
+from jepaplan.compiled import compiled
 
 # The order of additions is left to the compiler; rounding by bits is not touched by it, as nothing is
 # subtracted again.
 _FREEDOM = {"reassoc", "contract", "nsz"}
+_compiled = compiled(fastmath=_FREEDOM)
+# a part of other loops: called for every row, its arguments would be counted each time
+_part = compiled(fastmath=_FREEDOM, inline="always")
 _ZERO, _LEVELS, _MIDDLE = np.float32(0), np.float32(254), np.float32(127)
 _ROUNDS = np.float32(1.5 * 2**23)
 _INFINITE, _MAGNITUDE = np.int32(0x7F800000), np.int32(0x7FFFFFFF)
@@ -60,19 +61,6 @@ class Norm(NamedTuple):
     weight: Float[np.ndarray, " O"]
     bias: Float[np.ndarray, " O"]
     epsilon: float
-
-
-def _compiled(
-    function: Callable[..., Any], inline: Literal["never", "always"] = "never"
-) -> Callable[..., Any]:
-    # a test run wraps every function in checks of its types, which cannot be compiled
-    function = inspect.unwrap(function)
-    return numba.njit(cache=True, error_model="numpy", fastmath=_FREEDOM, inline=inline)(function)
-
-
-def _part(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A part of other loops: called for every row, its arguments would be counted each time."""
-    return _compiled(function, inline="always")
 
 
 @_compiled

@@ -5,26 +5,18 @@
     E[x], Var[x]             mean, spread: over the row, divided by D
     gamma, beta, epsilon     weight, bias, epsilon
 
-Only the order of additions is left to the compiler: a NaN stays one. numba keeps the result beside this file
-and looks for changes in this file alone.
+Only the order of additions is left to the compiler: a NaN stays one.
 """
 
-import inspect
 import math
-from collections.abc import Callable
-from typing import Any
 
-import numba
 import numpy as np
 from jaxtyping import Float, UInt16
 
-_FREEDOM = {"reassoc", "contract", "nsz"}
+from jepaplan.compiled import compiled
+
+_compiled = compiled(fastmath={"reassoc", "contract", "nsz"})
 _HALF, _ONE, _BITS = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # a test run wraps every function in checks of its types, which cannot be compiled
-    return numba.njit(cache=True, error_model="numpy", fastmath=_FREEDOM)(inspect.unwrap(function))
 
 
 @_compiled

@@ -11,23 +11,22 @@ before it chose: while it is being imagined a path counts as the dearest (virtua
     PUCT                MuZero, appendix B
     pi', v_mix          Danihelka et al., 2022: the policy improved by completed Q, the mixed value
 
-numba compiles a function the first time it is called and keeps the result beside this file; it looks for
-changes in this file alone, so what is compiled stays together here.
+What is compiled stays together here (`jepaplan.compiled`).
 """
 
-import inspect
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from jepaplan.compiled import compiled
+
 _LINE = 64  # bytes of memory that come together
+_compiled = compiled(nogil=True)
 
 
 def edge_of(number: type[np.floating]) -> np.dtype[np.void]:
@@ -115,11 +114,6 @@ class Scale(NamedTuple):
 
     high: float  # of the dearest path
     per_spread: float
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # a test run wraps every function in checks of its types, which cannot be compiled
-    return numba.njit(cache=True, error_model="numpy", nogil=True)(inspect.unwrap(function))
 
 
 def _asking(typing: Any, address: Any) -> Any:
@@ -401,18 +395,21 @@ def settle(
     nodes: Int[np.ndarray, " I"],
     values: Float[np.ndarray, " I"],
     final: Bool[np.ndarray, " I"],
-    leaves: int,
+    low: Float[np.ndarray, " B"],
+    high: Float[np.ndarray, " B"],
     first: int,
     end: int,
 ) -> None:
-    """Hang new `nodes`, so many on each tree, where paths end, and tell every edge above what they cost.
+    """Hang new `nodes` where paths end, and tell every edge above what they cost, and `low` and `high`.
 
     On trees number `first` up to `end`, and of no other.
     """
+    leaves = len(nodes) // len(low)
     edges, branches = tables.edges, tables.edges.shape[1]
     address, width = edges.ctypes.data, edges.itemsize
     along, slots, before, lengths, ends = paths.nodes, paths.slots, paths.before, paths.edges, paths.siblings
-    for start in range(first * leaves, end * leaves, leaves):
+    for tree in range(first, end):
+        start = tree * leaves
         for way in range(start + leaves - 1, start - 1, -1):
             for depth in range(lengths[way] - 1, -1, -1):
                 edges[along[way, depth], slots[way, depth]].total = before[way, depth]
@@ -432,6 +429,8 @@ def settle(
                 edge.total, edge.least, edge.first = values[leaf], values[leaf], values[leaf]
                 edge.child, edge.room = nodes[leaf], 0 if final[leaf] else branches
                 cost, room = cost + values[leaf], room + edge.room
+                if math.isfinite(values[leaf]):
+                    low[tree], high[tree] = min(low[tree], values[leaf]), max(high[tree], values[leaf])
                 leaf += 1
             changed = True
             for depth in range(last - 1, -1, -1):

@@ -168,12 +168,8 @@ class Tree:
         self.size += leaves
         self.paid[nodes] = found.paid
         self._deal(nodes, new, found.hand)
-        hang = partial(settle, self.tables, paths, nodes, found.value, found.final, leaves)
+        hang = partial(settle, self.tables, paths, nodes, found.value, found.final, self.low, self.high)
         share_trees(hang, problems, len(nodes))
-        known = np.where((paths.depth > 0) & np.isfinite(found.value), found.value, np.nan)
-        known = known.reshape(problems, -1)
-        self.low = np.fmin(self.low, np.fmin.reduce(known, axis=1))
-        self.high = np.fmax(self.high, np.fmax.reduce(known, axis=1))
 
     def _deal(self, nodes: Int[np.ndarray, " I"], new: slice, hand: Hand | None) -> None:
         if hand is None or self.dealt is None:

@@ -29,7 +29,7 @@ def torn(kind: type[IndexDataCacheFile], folder: Path) -> list[object]:
 def test_a_loop_is_never_read_for_arguments_that_it_does_not_fit(tmp_path):
     (tmp_path / "numba").mkdir()
     known = torn(IndexDataCacheFile, tmp_path / "numba")
-    assert known == [None, "a loop for floats"]  # why it is done in another way here
+    assert known == [None, "a loop for floats"]  # the day this fails, numba's own way will do
     assert torn(NamedByContent, tmp_path) == ["a loop for floats", "a loop for whole numbers"]
 
 

@@ -65,7 +65,7 @@ class TreeSearch:
 
     simulations: int = 256  # per problem
     leaves: int = 8  # imagined at once per problem; more are faster and a little less well chosen
-    siblings: int = 1  # of them where one way down ends; more are faster, and PUCT finds a little less
+    siblings: int = 1  # of them where one way down ends; more are faster (docs/lab_notes.md: what plans lose)
     branches: int = 16  # most children of a node
     widening: float = 2.0  # children allowed after one visit
     widening_power: float = 0.5  # how their number grows with visits

@@ -65,7 +65,7 @@ class Paths(NamedTuple):
 
     nodes: Int[np.ndarray, "I D"]  # of a way, from the root on
     slots: Int[np.ndarray, "I D"]  # which edge of each
-    before: Float[np.ndarray, "I D"]  # `total` of that edge before this way came
+    before: Float[np.ndarray, "I D"]  # `total` of that edge before this way came; not of the last, new one
     edges: Int[np.ndarray, " I"]  # of a way; 0 where a problem needs no more of them
     siblings: Int[np.ndarray, " I"]  # leaves at the end of a way
     parents: Int[np.ndarray, " I"]  # of the leaves
@@ -371,7 +371,6 @@ def descend(
                     edge, leaf = edges[node, slot], problem * leaves + found[problem]
                     found[problem] += 1
                     parents[leaf], taken[leaf], depths[leaf] = node, slot, depth + 1
-                    before[way, depth] = edge.total
                     edge.least = math.inf  # until its cost is known
                     edge.visits += 1
                     edge.total += scale.high
@@ -411,7 +410,8 @@ def settle(
     for tree in range(first, end):
         start = tree * leaves
         for way in range(start + leaves - 1, start - 1, -1):
-            for depth in range(lengths[way] - 1, -1, -1):
+            # new edges, where a way ends, cost what is found there
+            for depth in range(lengths[way] - 2, -1, -1):
                 edges[along[way, depth], slots[way, depth]].total = before[way, depth]
             # the next tree's, by the time its turn comes
             ahead = min(way + leaves, end * leaves - 1)
